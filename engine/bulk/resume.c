@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "resume.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <xxhash.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "bulk/extents.h"
+
+#define MAGIC "qpvcopy1"
+
+enum { HEAD_SIZE = 4096, BATCH = 1024 };
+
+struct file_head {
+    char magic[8];
+    struct record_head head;
+};
+
+struct entry {
+    struct digest digest;
+    uint8_t safe;
+    uint8_t reserved[7];
+};
+
+struct record {
+    char *path;
+    int fd;
+    bool has_head;
+    struct record_head head;
+    struct digests *digests;
+    uint64_t first; /* the range of units that changed since the last flush */
+    uint64_t last;
+    uint64_t flush_first;
+    uint64_t flush_last;
+};
+
+_Static_assert(sizeof(struct file_head) <= HEAD_SIZE, "the head has a page");
+
+static int open_locked(struct record *record, struct err **errp);
+static int load(struct record *record);
+static int save(const struct record *record, uint64_t first, uint64_t last);
+static int write_all(int fd, const void *bytes, size_t n, uint64_t offset);
+static int fail(const struct record *record, int code, struct err **errp);
+
+void record_key(const char *source, const char *target, char out[16])
+{
+    XXH64_hash_t hash = XXH3_64bits_withSeed(
+        source, strlen(source), XXH3_64bits(target, strlen(target)));
+    (void)snprintf(out, 16, "c%012llx",
+                   (unsigned long long)hash & 0xffffffffffffULL);
+}
+
+int record_open(const char *dir, const char *key, struct record **ret,
+                struct err **errp)
+{
+    _cleanup_(record_closep) struct record *record = calloc(1, sizeof(*record));
+    if (record == NULL) {
+        return -ENOMEM;
+    }
+    record->fd = -1;
+    record->path = str_printf("%s/copy-%s.record", dir, key);
+    if (record->path == NULL) {
+        return -ENOMEM;
+    }
+    int r = open_locked(record, errp);
+    if (r < 0) {
+        return r;
+    }
+    r = load(record);
+    if (r == -ENOMEM) {
+        return r;
+    }
+    *ret = TAKE_PTR(record);
+    return 0;
+}
+
+struct record *record_close(struct record *record)
+{
+    if (record != NULL) {
+        if (record->fd >= 0) {
+            (void)close(record->fd);
+        }
+        (void)digests_free(record->digests);
+        free(record->path);
+        free(record);
+    }
+    return NULL;
+}
+
+void record_remove(struct record *record)
+{
+    (void)unlink(record->path);
+}
+
+const struct record_head *record_head(const struct record *record)
+{
+    return record->has_head ? &record->head : NULL;
+}
+
+int record_begin(struct record *record, const struct record_head *head,
+                 struct err **errp)
+{
+    struct file_head page = {.magic = MAGIC};
+    /* The bytes between and behind the texts are in the file, too. */
+    memcpy(&page.head, head, sizeof(*head));
+    record->digests = digests_free(record->digests);
+    int r = digests_new(head->size, &record->digests);
+    if (r < 0) {
+        return r;
+    }
+    record->head = *head;
+    record->has_head = true;
+    record->first = UINT64_MAX;
+    record->last = 0;
+    if (ftruncate(record->fd, 0) < 0 || fdatasync(record->fd) < 0) {
+        return fail(record, -errno, errp);
+    }
+    off_t length =
+        HEAD_SIZE + (off_t)(record->digests->units * sizeof(struct entry));
+    r = ftruncate(record->fd, length) < 0
+            ? -errno
+            : write_all(record->fd, &page, sizeof(page), 0);
+    if (r == 0 && fdatasync(record->fd) < 0) {
+        r = -errno;
+    }
+    return r < 0 ? fail(record, r, errp) : 0;
+}
+
+struct digests *record_digests(struct record *record)
+{
+    return record->digests;
+}
+
+bool record_is_safe(const struct record *record, uint64_t unit)
+{
+    return record->digests->known[unit] == RECORD_SAFE;
+}
+
+uint64_t record_safe_count(const struct record *record)
+{
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < record->digests->units; i++) {
+        count += record_is_safe(record, i);
+    }
+    return count;
+}
+
+void record_written(struct record *record, uint64_t unit, struct digest digest)
+{
+    record->digests->of[unit] = digest;
+    record->digests->known[unit] = RECORD_WRITTEN;
+    record->first = unit < record->first ? unit : record->first;
+    record->last = unit > record->last ? unit : record->last;
+}
+
+void record_forget_written(struct record *record)
+{
+    for (uint64_t i = 0; i < record->digests->units; i++) {
+        if (!record_is_safe(record, i)) {
+            record->digests->known[i] = RECORD_TODO;
+        }
+    }
+    record->first = UINT64_MAX;
+    record->last = 0;
+}
+
+bool record_flush_begin(struct record *record)
+{
+    uint8_t *known = record->digests->known;
+    if (record->first == UINT64_MAX) {
+        return false;
+    }
+    record->flush_first = record->first;
+    record->flush_last = record->last;
+    record->first = UINT64_MAX;
+    record->last = 0;
+    for (uint64_t i = record->flush_first; i <= record->flush_last; i++) {
+        if (known[i] == RECORD_WRITTEN) {
+            known[i] = RECORD_FLUSHING;
+        }
+    }
+    return true;
+}
+
+int record_flush_end(struct record *record, struct err **errp)
+{
+    uint8_t *known = record->digests->known;
+    for (uint64_t i = record->flush_first; i <= record->flush_last; i++) {
+        if (known[i] == RECORD_FLUSHING) {
+            known[i] = RECORD_SAFE;
+        }
+    }
+    int r = save(record, record->flush_first, record->flush_last);
+    if (r == 0 && fdatasync(record->fd) < 0) {
+        r = -errno;
+    }
+    return r < 0 ? fail(record, r, errp) : 0;
+}
+
+/* A record that was removed while we waited for its lock is not the record. */
+static int open_locked(struct record *record, struct err **errp)
+{
+    for (;;) {
+        struct stat ours;
+        struct stat there;
+        record->fd = open(record->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (record->fd < 0) {
+            return fail(record, -errno, errp);
+        }
+        if (flock(record->fd, LOCK_EX | LOCK_NB) < 0) {
+            return errno != EWOULDBLOCK
+                       ? fail(record, -errno, errp)
+                       : err_set(errp, -EBUSY, record->path,
+                                 "another qpivot copies the same volume to "
+                                 "the same target");
+        }
+        if (fstat(record->fd, &ours) == 0 && stat(record->path, &there) == 0 &&
+            ours.st_ino == there.st_ino) {
+            return 0;
+        }
+        (void)close(record->fd);
+        record->fd = -1;
+    }
+}
+
+static int load(struct record *record)
+{
+    struct file_head page;
+    struct stat st;
+    if (fstat(record->fd, &st) < 0 ||
+        pread(record->fd, &page, sizeof(page), 0) != sizeof(page) ||
+        memcmp(page.magic, MAGIC, sizeof(page.magic)) != 0 ||
+        page.head.size > INT64_MAX) {
+        return 0;
+    }
+    uint64_t units = page.head.size / UNIT + (page.head.size % UNIT != 0);
+    /* Before any memory is taken for what it claims. */
+    if ((uint64_t)st.st_size != HEAD_SIZE + units * sizeof(struct entry)) {
+        return 0;
+    }
+    int r = digests_new(page.head.size, &record->digests);
+    if (r < 0) {
+        return r;
+    }
+    struct entry entries[BATCH / 8];
+    for (uint64_t i = 0; i < units; i++) {
+        uint64_t at = i % ARRAY_SIZE(entries);
+        if (at == 0 && pread(record->fd, entries, sizeof(entries),
+                             (off_t)(HEAD_SIZE + i * sizeof(*entries))) < 0) {
+            return 0;
+        }
+        if (entries[at].safe == 1) {
+            record->digests->of[i] = entries[at].digest;
+            record->digests->known[i] = RECORD_SAFE;
+        }
+    }
+    record->head = page.head;
+    record->head.source[sizeof(record->head.source) - 1] = '\0';
+    record->head.stamp[sizeof(record->head.stamp) - 1] = '\0';
+    record->head.target[sizeof(record->head.target) - 1] = '\0';
+    record->head.format[sizeof(record->head.format) - 1] = '\0';
+    record->has_head = true;
+    record->first = UINT64_MAX;
+    return 0;
+}
+
+static int save(const struct record *record, uint64_t first, uint64_t last)
+{
+    int r = 0;
+    struct entry entries[BATCH / 8];
+    for (uint64_t i = first; r == 0 && i <= last;) {
+        size_t n = 0;
+        uint64_t from = i;
+        for (; n < ARRAY_SIZE(entries) && i <= last; n++, i++) {
+            bool safe = record_is_safe(record, i);
+            entries[n] = (struct entry){.safe = safe};
+            if (safe) {
+                entries[n].digest = record->digests->of[i];
+            }
+        }
+        r = write_all(record->fd, entries, n * sizeof(*entries),
+                      HEAD_SIZE + from * sizeof(*entries));
+    }
+    return r;
+}
+
+static int write_all(int fd, const void *bytes, size_t n, uint64_t offset)
+{
+    ssize_t done = pwrite(fd, bytes, n, (off_t)offset);
+    return done < 0 ? -errno : (size_t)done != n ? -ENOSPC : 0;
+}
+
+static int fail(const struct record *record, int code, struct err **errp)
+{
+    return err_set(errp, code, record->path,
+                   "the progress record cannot be kept: %s", strerror(-code));
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An operation whose journal is lost: QEMU's claim tells its id, our names in
+ * the graph what it had made, the jobs how far it was. From that comes a plan
+ * of a move and which of its steps were done; the runner does the rest. Nothing
+ * on storage is ever removed: every target counts as one that was there.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "run/op.h"
+#include "vm/names.h"
+
+struct graph;
+struct qpivot_recover_options;
+
+extern const struct operation adopt_operation;
+
+/* -EINVAL, -ENOMEM; what QEMU tells against it comes as an outcome. */
+int adopt_start(const struct op_host *host,
+                const struct qpivot_recover_options *options,
+                const struct qpivot_callbacks *callbacks, struct op **ret,
+                struct err **errp);
+
+/* --- between its files --- */
+
+enum { ADOPT_DISKS_MAX = 64 };
+
+/* What was found of a disk. */
+struct adopt_disk {
+    bool key, file, create, image, target, job; /* is there, by name */
+    bool uses_target; /* a device uses the target already */
+    bool uses_source; /* a device was found whose disk the job copies */
+    bool finishing;   /* its job was told to complete: it may be over */
+    bool copies;      /* its job copies, or is ready */
+    bool client;      /* the target is an NBD client's node itself: migrate */
+    bool bitmaps;     /* the source has some */
+    bool volume;      /* we know what the target is on storage */
+};
+
+struct adopt {
+    struct journal *journal;
+    char *wanted; /* the id that the user told, or NULL */
+    bool undo;
+    char *holder; /* the claim's, or NULL */
+    char *stream; /* query-migrate's status, or NULL */
+    char *status; /* query-status */
+    json_t *objects;
+    json_t *block_jobs;
+    struct adopt_disk disks[ADOPT_DISKS_MAX];
+    bool verifies;       /* it has left something of --verify */
+    struct err *unclear; /* why nobody can decide: a person must look */
+};
+
+/* How many disks the names of this operation tell of. */
+unsigned adopt_count(const struct adopt *adopt, const struct graph *graph,
+                     const char *id);
+/* Fills plan and adopt->disks; -ENOMEM. */
+int adopt_disks(struct op *op, struct adopt *adopt, const struct graph *graph,
+                const char *id);
+/* The same of what --verify has left. */
+int adopt_verify(struct op *op, struct adopt *adopt, const struct graph *graph,
+                 const char *id);

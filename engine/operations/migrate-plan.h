@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a migration looks at on both sides before it decides, and what it
+ * decides: every mismatch in one go, and for each disk how it gets there.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "run/op.h"
+
+struct qpivot_migrate_options;
+
+/* What the user said of a disk. */
+struct migrate_want {
+    char *disk;
+    char *how; /* "share" or "nbd" */
+    bool met;  /* the source has it */
+};
+
+/* What a migration was asked for, beside its plan, and has seen so far. */
+struct migrate_request {
+    unsigned flags; /* QPIVOT_DROP_BITMAPS, ... */
+    uint64_t bandwidth;
+    unsigned downtime_limit_ms;
+    unsigned multifd;
+    struct migrate_want *wants;
+    unsigned n_wants;
+    json_t *notes;
+    json_t *src; /* replies by command, see migrate_look */
+    json_t *dst;
+    /* Nanoseconds of the loop's clock: the guest stops and goes on. */
+    uint64_t stop_ns;
+    uint64_t continue_ns; /* the source has completed */
+    uint64_t resume_ns;
+};
+
+int migrate_request_new(const struct qpivot_migrate_options *options,
+                        struct plan **ret_plan, struct migrate_request **ret,
+                        struct err **errp);
+void migrate_request_free(void *request);
+
+/* Of the step's QEMU: what it is and can do; then its graph. */
+step_fn migrate_look, migrate_look_source, migrate_look_destination;
+void migrate_decide(struct op *op);
+
+/* --- migrate-match.c: both sides against each other --- */
+
+void migrate_note(struct migrate_request *request, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+void migrate_problem(struct op *op, int code, const char *object,
+                     const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+struct graph;
+struct graph_disk;
+struct graph_node;
+
+/* What of a source disk no stream and no mirror carries. */
+void migrate_check_source(struct op *op, const struct plan_disk *disk,
+                          const struct graph_disk *found);
+/* Finds each disk's counterpart and how it gets there. */
+void migrate_match_disks(struct op *op, const struct graph *graph);
+/* Machine, memory, run states, jobs, capabilities. */
+void migrate_check_machines(struct op *op);
+
+/* --- migrate-same.c --- */
+
+enum migrate_same { MIGRATE_UNPROVED, MIGRATE_SAME, MIGRATE_DIFFERENT };
+
+/* Whether a disk of the source is the same storage as 'there'. */
+enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
+                               const struct graph_node *there);

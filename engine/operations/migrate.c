@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "operations/migrate.h"
+
+#include <string.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "operations/migrate-plan.h"
+#include "qpivot.h"
+#include "run/claim.h"
+#include "steps/export.h"
+#include "steps/mirror.h"
+#include "steps/persist.h"
+#include "steps/stream.h"
+
+enum { VERSION = 1, COPY = STEP_PER_DISK, DST = STEP_DST };
+
+/* clang-format off */
+static const struct step migrate_steps[] = {
+    {"claim", "claim the VM for this operation, inside QEMU",
+     claim_take, claim_give, claim_probe, NULL, claim_command, 0},
+    {"claim-destination", "claim the destination for it",
+     claim_take, claim_give, claim_probe, NULL, claim_command, DST},
+    {"capabilities", "set what the source's stream must be able to do",
+     capabilities_set, capabilities_restore, NULL, NULL,
+     capabilities_command, 0},
+    {"capabilities-destination", "set the same on the destination",
+     capabilities_set, capabilities_restore, NULL, NULL,
+     capabilities_command, DST},
+    {"parameters", "set the stream's limits",
+     parameters_set, parameters_restore, NULL, stream_has_parameters,
+     parameters_command, 0},
+    {"parameters-destination", "set them on the destination",
+     parameters_set, parameters_restore, NULL, stream_has_parameters,
+     parameters_command, DST},
+    /* Before the copy: all of it is taken back before this is. */
+    {"incoming", "let the destination listen for the stream",
+     incoming_open, incoming_close, incoming_probe, NULL, incoming_command,
+     DST},
+    {"server", "start the destination's NBD server",
+     server_start, server_undo, NULL, export_is_copied, server_command, DST},
+    {"export", "export the destination's disk",
+     export_add, export_del, export_probe, export_is_copied, export_command,
+     DST | COPY},
+    {"target-node", "open the export in the source",
+     client_add, client_del, client_probe, export_is_copied, client_command,
+     COPY},
+    {"mirror", "start to mirror the disk onto the export",
+     mirror_start, mirror_cancel, mirror_probe, export_is_copied,
+     mirror_command, COPY},
+    {"mirror-ready", "copy until source and target are equal",
+     mirror_ready, NULL, NULL, export_is_copied, NULL,
+     COPY | STEP_LONG | STEP_LOOKS},
+    {"check-disks", "see that nobody has changed the disks",
+     copy_check, NULL, NULL, NULL, NULL, STEP_LOOKS},
+    {"stream", "send the guest's memory, the guest still running",
+     stream_start, stream_cancel, stream_probe, NULL, NULL, 0},
+    {"stream-follow", "follow it until the guest stands for the rest",
+     stream_follow, NULL, NULL, NULL, NULL, STEP_LONG | STEP_LOOKS},
+    {"suspend", "pause the guest, so that the stream ends",
+     suspend_stop, suspend_go_on, NULL, stream_may_suspend, NULL, 0},
+    {"stream-gate", "follow the rest of it",
+     stream_gate, NULL, NULL, stream_may_suspend, NULL,
+     STEP_LONG | STEP_LOOKS},
+    {"recheck-disks", "see that the disks are as planned still",
+     copy_check, NULL, NULL, NULL, NULL, STEP_LOOKS},
+    {"mirror-end", "end the mirror without a pivot, error-free",
+     copy_end, NULL, NULL, export_is_copied, copy_end_command,
+     COPY | STEP_REPEATS},
+    {"switchover", "let the source hand the guest over",
+     switchover_run, NULL, switchover_probe, NULL, switchover_command,
+     STEP_PIVOT | STEP_LONG | STEP_ASKS_BOTH},
+    {"server-stop", "end all exports: nobody else writes to the disks",
+     server_stop, NULL, NULL, export_is_copied, server_stop_command,
+     DST | STEP_REPEATS},
+    {"start", "let the guest go on at the destination, if it ran",
+     guest_start, NULL, NULL, NULL, NULL, DST},
+    {"prove", "prove that the guest is there, as it was",
+     guest_prove, NULL, NULL, NULL, NULL, DST | STEP_LOOKS},
+    {"prove-disk", "prove from the graph that it uses its disk there",
+     guest_prove_disk, NULL, NULL, NULL, NULL, DST | COPY | STEP_LOOKS},
+    {"persist", "hand over where the VM is now",
+     persist_write, NULL, NULL, persist_is_wanted, NULL, STEP_STORAGE},
+    {"capabilities-restore", "set the destination's capabilities back",
+     capabilities_restore, NULL, NULL, NULL, NULL, DST | STEP_TIDY},
+    {"parameters-restore", "set its limits back",
+     parameters_restore, NULL, NULL, stream_has_parameters, NULL,
+     DST | STEP_TIDY},
+    {"release-destination", "give the destination's claim back",
+     claim_give, NULL, NULL, NULL, claim_give_command, DST | STEP_TIDY},
+    {"release", "give the claim of the source back",
+     claim_give, NULL, NULL, source_is_left, claim_give_command, STEP_TIDY},
+    {"source-quit", "end the source QEMU",
+     source_quit, NULL, NULL, source_is_quit, NULL, STEP_TIDY},
+};
+
+static const struct step migrate_plan_steps[] = {
+    {"look-claim", "see whether another operation works on this VM",
+     claim_check, NULL, NULL, NULL, NULL, 0},
+    {"look-claim-destination", "see whether one works on the destination",
+     claim_check, NULL, NULL, NULL, NULL, DST},
+    {"look", "see what the source is and can do",
+     migrate_look, NULL, NULL, NULL, NULL, 0},
+    {"look-destination", "see what the destination is and can do",
+     migrate_look, NULL, NULL, NULL, NULL, DST},
+    {"look-disks", "read the source's block graph",
+     migrate_look_source, NULL, NULL, NULL, NULL, 0},
+    {"look-disks-destination", "read the destination's block graph",
+     migrate_look_destination, NULL, NULL, NULL, NULL, DST},
+};
+/* clang-format on */
+
+static json_t *migrate_result(struct op *op);
+static void migrate_total(struct op *op, json_t *result);
+static void migrate_on_event(struct op *op, const char *name,
+                             const json_t *event);
+static void migrate_on_dst_event(struct op *op, const char *name,
+                                 const json_t *event);
+
+const struct operation migrate_operation = {
+    .kind = "migrate",
+    .version = VERSION,
+    .plan_steps = migrate_plan_steps,
+    .n_plan_steps = ARRAY_SIZE(migrate_plan_steps),
+    .steps = migrate_steps,
+    .n_steps = ARRAY_SIZE(migrate_steps),
+    .decide = migrate_decide,
+    .result = migrate_result,
+    .total = migrate_total,
+    .event = migrate_on_event,
+    .dst_event = migrate_on_dst_event,
+    .no_volumes = true,
+};
+
+int migrate_start(const struct op_host *host,
+                  const struct qpivot_migrate_options *options,
+                  const struct qpivot_callbacks *callbacks, struct op **ret,
+                  struct err **errp)
+{
+    struct plan *plan = NULL;
+    struct migrate_request *request = NULL;
+    int r = migrate_request_new(options, &plan, &request, errp);
+    if (r < 0) {
+        return r;
+    }
+    r = op_new(host, &migrate_operation, plan, request, migrate_request_free,
+               callbacks, ret, errp);
+    if (r < 0) {
+        migrate_request_free(request);
+    } else if ((options->flags & QPIVOT_DRY_RUN) != 0) {
+        op_set_dry_run(*ret);
+    }
+    return r;
+}
+
+static json_t *migrate_result(struct op *op)
+{
+    const struct plan *plan = op_plan(op);
+    json_t *disks = json_array();
+    for (unsigned i = 0; i < plan->n_disks; i++) {
+        const struct plan_disk *disk = &plan->disks[i];
+        const json_t *bytes =
+            op_fact(op, "mirror-ready", (int)i, "bytes_copied");
+        const json_t *seconds = op_fact(op, "mirror-ready", (int)i, "seconds");
+        json_t *json =
+            json_pack("{s:s, s:s, s:s, s:s}", "disk", disk->disk, "how",
+                      disk->how, "from", disk->from, "to", disk->to);
+        if (bytes != NULL) {
+            (void)json_object_set_new(json, "bytes_copied",
+                                      json_deep_copy(bytes));
+        }
+        if (seconds != NULL) {
+            (void)json_object_set_new(json, "seconds", json_deep_copy(seconds));
+        }
+        (void)json_array_append_new(disks, json);
+    }
+    return disks;
+}
+
+static double ms_between(uint64_t begin_ns, uint64_t end_ns)
+{
+    return begin_ns != 0 && end_ns > begin_ns
+               ? (double)(end_ns - begin_ns) / 1e6
+               : 0;
+}
+
+/*
+ * By this engine's clock, so the way of two events is in it. What an earlier
+ * engine saw is not known to a recovered one.
+ */
+static void migrate_total(struct op *op, json_t *result)
+{
+    const struct migrate_request *request = op_request(op);
+    if (request == NULL || request->stop_ns == 0) {
+        return;
+    }
+    double total = ms_between(request->stop_ns, request->resume_ns);
+    double source = ms_between(request->stop_ns, request->continue_ns);
+    (void)json_object_set_new(result, "blackout_ms", json_real(total));
+    (void)json_object_set_new(
+        result, "blackout",
+        json_pack("{s:f, s:f}", "to_completed_ms", source, "to_resume_ms",
+                  ms_between(request->continue_ns, request->resume_ns)));
+}
+
+static void migrate_on_event(struct op *op, const char *name,
+                             const json_t *event)
+{
+    struct migrate_request *request = op_request(op);
+    const json_t *data = json_object_get(event, "data");
+    const char *status = json_string_value(json_object_get(data, "status"));
+    if (strcmp(name, "SHUTDOWN") == 0 && !op_pivoted(op)) {
+        op_warn(op, "the guest powers off");
+    } else if (request == NULL) {
+        return;
+    } else if (strcmp(name, "STOP") == 0 && request->stop_ns == 0) {
+        request->stop_ns = uv_hrtime();
+    } else if (strcmp(name, "RESUME") == 0) {
+        request->stop_ns = 0;
+    } else if (strcmp(name, "MIGRATION") == 0 && str_eq(status, "completed")) {
+        request->continue_ns = uv_hrtime();
+    }
+}
+
+static void migrate_on_dst_event(struct op *op, const char *name,
+                                 const json_t *event)
+{
+    struct migrate_request *request = op_request(op);
+    (void)event;
+    if (request != NULL && strcmp(name, "RESUME") == 0 && op_pivoted(op)) {
+        request->resume_ns = uv_hrtime();
+    }
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What speaks against a move: each check adds its problems to the operation. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "backends/backend.h"
+#include "run/op.h"
+
+struct graph;
+struct graph_disk;
+
+struct move_request_disk {
+    bool found;  /* the source disk is known */
+    bool looked; /* 'target' is filled in */
+    bool secret; /* QEMU needs one to open the target */
+    unsigned n_layers;
+    uint64_t data;       /* so much of the source is data for sure */
+    uint32_t block_size; /* the source's; 0: unknown */
+    struct volume_info target;
+    struct volume_info source; /* exists: it can be read from here */
+};
+
+/* What a move was asked for, beside its plan, and has seen so far. */
+struct move_request {
+    unsigned flags; /* QPIVOT_DELETE_SOURCE, ... */
+    unsigned via;   /* enum qpivot_via */
+    unsigned sync;  /* enum qpivot_sync */
+    json_t *notes;
+    struct move_request_disk *disks;
+};
+
+void move_note(struct move_request *request, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+void move_check_schema(struct op *op);
+/* Disks and targets against each other. */
+void move_check_pairs(struct op *op);
+/* Also fills in what the check finds: bitmaps, layers. */
+void move_check_source(struct op *op, struct plan_disk *disk,
+                       const struct graph_disk *found);
+void move_check_target(struct op *op, const struct plan_disk *disk,
+                       const struct volume *volume,
+                       const struct volume_info *info);
+/* --- move-fit.c --- */
+
+/* Whether the target can be opened as its node will be. */
+void move_check_direct(struct op *op, const struct plan_disk *disk,
+                       const struct volume *volume,
+                       const struct volume_info *info);
+/* Free space, for all disks that go to one place together. */
+void move_check_space(struct op *op);
+
+/* --- */
+
+/* A target that this very QEMU has open: NFS and RBD know no locks. */
+void move_check_open_targets(struct op *op, const struct graph *graph);
+/* Persistent bitmaps need a qcow2 node to live in. */
+void move_check_bitmap_targets(struct op *op, const struct plan_disk *disk);
+/* --delete-source; 'source' NULL: of no kind that is known. */
+void move_check_removal(struct op *op, const struct plan_disk *disk,
+                        const struct volume *source);
+/* Where the new description goes, and what it cannot say. */
+void move_check_persist(struct op *op);
+/*
+ * Where a file of this host is that QEMU has open by the relative 'name': new
+ * text, or NULL when that cannot be told for sure.
+ */
+char *move_relative_source(struct op *op, const char *name);
+void move_check_drive_mirror(struct op *op, const struct plan_disk *disk);
+/* --verify: where the scratch images go; what cannot be read beside QEMU. */
+void move_decide_verify(struct op *op);
+/* Where its scratch images are; 'state' NULL: root's. The caller frees it. */
+char *move_verify_dir(const char *id, const char *state);
+void move_check_verify(struct op *op, const struct plan_disk *disk,
+                       const struct volume *target);
+bool move_is_qcow2_name(const char *name);

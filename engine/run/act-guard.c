@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The frozen moment's guard, as steps use it: one at a time. */
+#include "base/err.h"
+#include "qmp/qmp.h"
+#include "run/op-private.h"
+#include "run/watchdog.h"
+#include "vm/vm.h"
+
+int act_guard_arm(struct act *act, const char *const *jobs, unsigned n_jobs,
+                  struct err **errp)
+{
+    struct op *op = act->op;
+    op->guard = watchdog_disarm(op->guard);
+    struct qmp *qmp = vm_qmp(op->vm);
+    return watchdog_arm(qmp_fd(qmp), qmp_lifeline_fd(qmp), jobs, n_jobs,
+                        (unsigned)op->plan->freeze_limit_ms, &op->guard, errp);
+}
+
+int act_guard_stopped(struct act *act, const char *const *jobs, unsigned n_jobs,
+                      struct err **errp)
+{
+    struct op *op = act->op;
+    struct qmp *qmp = vm_qmp(op->vm);
+    op->guard = watchdog_disarm(op->guard);
+    return watchdog_arm_stopped(qmp_fd(qmp), qmp_lifeline_fd(qmp), jobs, n_jobs,
+                                (unsigned)op->plan->freeze_limit_ms, &op->guard,
+                                errp);
+}
+
+int act_guard_stream(struct act *act, unsigned limit_ms, struct err **errp)
+{
+    struct op *op = act->op;
+    struct watchdog *guard = NULL;
+    struct qmp *qmp = vm_qmp(op->vm);
+    int r = watchdog_arm_stream(qmp_fd(qmp), qmp_lifeline_fd(qmp), limit_ms,
+                                &guard, errp);
+    if (r == 0) {
+        /* Only now: there must be one at any time. */
+        (void)watchdog_disarm(op->guard);
+        op->guard = guard;
+    }
+    return r;
+}
+
+bool act_guard_is_armed(const struct act *act)
+{
+    return act->op->guard != NULL;
+}
+
+int act_guard_commit(struct act *act, struct err **errp)
+{
+    int r = act->op->guard != NULL ? watchdog_commit(act->op->guard) : 0;
+    return r == 0 ? 0
+                  : err_set(errp, r, "freeze guard",
+                            "the guest stood longer than the freeze limit");
+}
+
+void act_guard_hold_off(struct act *act)
+{
+    if (act->op->guard != NULL) {
+        watchdog_hold_off(act->op->guard);
+    }
+}
+
+void act_guard_disarm(struct act *act)
+{
+    act->op->guard = watchdog_disarm(act->op->guard);
+}

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "run/watchdog.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/err.h"
+#include "base/str.h"
+
+enum {
+    JOBS_MAX = 64,
+    DRAIN_MS = 5000,
+    COMMIT_MS = 2000,
+    LINE_SIZE = 16384,
+    MESSAGE_MAX = (JOBS_MAX + 1) * 112,
+};
+
+#define WATCHDOG_ID "qpv-watchdog-"
+
+struct watchdog {
+    /*
+     * Our end: bytes hold off, 'd' disarms, 'c' commits (answered 'c', or 'a'
+     * when it has acted), end of file = we died.
+     */
+    int fd;
+};
+
+/* What the guard's process needs; all of it is there when it is forked. */
+struct guarded {
+    int monitor;
+    int lifeline;
+    const char *message;
+    size_t len;
+    unsigned n_replies;
+    unsigned limit_ms;
+};
+
+static int start(const struct guarded *guarded, struct watchdog **ret,
+                 struct err **errp);
+static void guard(const struct guarded *guarded, int engine);
+static int message_of(const char *const *jobs, unsigned n_jobs,
+                      char out[MESSAGE_MAX], size_t *ret_len);
+static int add_cont(unsigned number, char out[MESSAGE_MAX], size_t *len);
+
+int watchdog_arm(int monitor_fd, int lifeline_fd, const char *const *jobs,
+                 unsigned n_jobs, unsigned limit_ms, struct watchdog **ret,
+                 struct err **errp)
+{
+    char message[MESSAGE_MAX]; /* on the stack: the child must not malloc() */
+    size_t len;
+    if (n_jobs > JOBS_MAX || message_of(jobs, n_jobs, message, &len) < 0 ||
+        monitor_fd < 0) {
+        return err_set(errp, -EINVAL, "freeze guard", "cannot be armed");
+    }
+    struct guarded guarded = {monitor_fd, lifeline_fd, message,
+                              len,        n_jobs,      limit_ms};
+    return start(&guarded, ret, errp);
+}
+
+int watchdog_arm_stopped(int monitor_fd, int lifeline_fd,
+                         const char *const *jobs, unsigned n_jobs,
+                         unsigned limit_ms, struct watchdog **ret,
+                         struct err **errp)
+{
+    char message[MESSAGE_MAX];
+    size_t len;
+    if (n_jobs > JOBS_MAX || message_of(jobs, n_jobs, message, &len) < 0 ||
+        add_cont(n_jobs, message, &len) < 0 || monitor_fd < 0) {
+        return err_set(errp, -EINVAL, "freeze guard", "cannot be armed");
+    }
+    struct guarded guarded = {monitor_fd, lifeline_fd, message,
+                              len,        n_jobs + 1,  limit_ms};
+    return start(&guarded, ret, errp);
+}
+
+int watchdog_arm_stream(int monitor_fd, int lifeline_fd, unsigned limit_ms,
+                        struct watchdog **ret, struct err **errp)
+{
+    static const char message[] =
+        "{\"execute\":\"migrate_cancel\",\"id\":\"" WATCHDOG_ID "0\"}\r\n";
+    struct guarded guarded = {monitor_fd,          lifeline_fd, message,
+                              sizeof(message) - 1, 1,           limit_ms};
+    if (monitor_fd < 0) {
+        return err_set(errp, -EINVAL, "freeze guard", "cannot be armed");
+    }
+    return start(&guarded, ret, errp);
+}
+
+static int start(const struct guarded *guarded, struct watchdog **ret,
+                 struct err **errp)
+{
+    int pair[2];
+    struct watchdog *watchdog = calloc(1, sizeof(*watchdog));
+    if (watchdog == NULL) {
+        return err_set(errp, -ENOMEM, "freeze guard", "out of memory");
+    }
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        int code = -errno;
+        free(watchdog);
+        return err_set(errp, code, "freeze guard", "no socket: %s",
+                       strerror(-code));
+    }
+    /*
+     * The middle process ends at once, so that the guard has no parent that
+     * would have to reap it. Between fork() and _exit() only calls that are
+     * async-signal-safe: other threads may have held any lock.
+     */
+    pid_t pid = fork();
+    if (pid == 0) {
+        pid_t inner = fork();
+        if (inner == 0) {
+            guard(guarded, pair[1]);
+        }
+        _exit(inner < 0 ? errno : 0);
+    }
+    (void)close(pair[1]);
+    int status = 0;
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (pid < 0 || status != 0) {
+        int code = pid < 0             ? -errno
+                   : WIFEXITED(status) ? -WEXITSTATUS(status)
+                                       : -ECHILD;
+        (void)close(pair[0]);
+        free(watchdog);
+        return err_set(errp, code, "freeze guard", "no process: %s",
+                       strerror(-code));
+    }
+    watchdog->fd = pair[0];
+    *ret = watchdog;
+    return 0;
+}
+
+void watchdog_hold_off(struct watchdog *watchdog)
+{
+    (void)send(watchdog->fd, "h", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+int watchdog_commit(struct watchdog *watchdog)
+{
+    char answer = 0;
+    struct pollfd data = {.fd = watchdog->fd, .events = POLLIN};
+    if (send(watchdog->fd, "c", 1, MSG_NOSIGNAL) != 1 ||
+        poll(&data, 1, COMMIT_MS) != 1 || read(watchdog->fd, &answer, 1) != 1) {
+        return -ETIMEDOUT;
+    }
+    return answer == 'c' ? 0 : -ETIMEDOUT;
+}
+
+struct watchdog *watchdog_disarm(struct watchdog *watchdog)
+{
+    if (watchdog != NULL) {
+        (void)send(watchdog->fd, "d", 1, MSG_NOSIGNAL);
+        return watchdog_abandon(watchdog);
+    }
+    return NULL;
+}
+
+struct watchdog *watchdog_abandon(struct watchdog *watchdog)
+{
+    if (watchdog != NULL) {
+        (void)close(watchdog->fd);
+        free(watchdog);
+    }
+    return NULL;
+}
+
+static int message_of(const char *const *jobs, unsigned n_jobs,
+                      char out[MESSAGE_MAX], size_t *ret_len)
+{
+    size_t len = 0;
+    for (unsigned i = 0; i < n_jobs; i++) {
+        int n = snprintf(out + len, MESSAGE_MAX - len,
+                         "{\"execute\":\"job-cancel\",\"arguments\":{\"id\":"
+                         "\"%s\"},\"id\":\"" WATCHDOG_ID "%u\"}\r\n",
+                         jobs[i], i);
+        if (n < 0 || (size_t)n >= MESSAGE_MAX - len) {
+            return -E2BIG;
+        }
+        len += (size_t)n;
+    }
+    *ret_len = len;
+    return 0;
+}
+
+static int add_cont(unsigned number, char out[MESSAGE_MAX], size_t *len)
+{
+    int n = snprintf(out + *len, MESSAGE_MAX - *len,
+                     "{\"execute\":\"cont\",\"id\":\"" WATCHDOG_ID "%u\"}\r\n",
+                     number);
+    if (n < 0 || (size_t)n >= MESSAGE_MAX - *len) {
+        return -E2BIG;
+    }
+    *len += (size_t)n;
+    return 0;
+}
+
+/* --- the guard's process: async-signal-safe calls only --- */
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* The monitor's fd is non-blocking: wait for room, but not for ever. */
+static void write_all(int fd, const char *bytes, size_t len)
+{
+    int64_t end = now_ms() + DRAIN_MS;
+    while (len > 0 && now_ms() < end) {
+        ssize_t n = write(fd, bytes, len);
+        if (n > 0) {
+            bytes += n;
+            len -= (size_t)n;
+        } else if (n < 0 && errno == EAGAIN) {
+            struct pollfd room = {.fd = fd, .events = POLLOUT};
+            (void)poll(&room, 1, 100);
+        } else if (n < 0 && errno != EINTR) {
+            return;
+        }
+    }
+}
+
+/*
+ * QEMU drops commands that it has queued when the connection closes before it
+ * ran them: stay until each has its reply.
+ */
+static void drain(int fd, unsigned n_replies)
+{
+    static const char id[] = WATCHDOG_ID;
+    char bytes[512];
+    size_t matched = 0;
+    int64_t end = now_ms() + DRAIN_MS;
+    while (n_replies > 0 && now_ms() < end) {
+        struct pollfd data = {.fd = fd, .events = POLLIN};
+        if (poll(&data, 1, 100) <= 0) {
+            continue;
+        }
+        ssize_t n = read(fd, bytes, sizeof(bytes));
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            return;
+        }
+        for (ssize_t i = 0; i < n; i++) {
+            matched = bytes[i] == id[matched] ? matched + 1
+                      : bytes[i] == id[0]     ? 1
+                                              : 0;
+            if (matched == sizeof(id) - 1) {
+                matched = 0;
+                n_replies -= n_replies > 0;
+            }
+        }
+    }
+}
+
+/* Whether the reply of this id, a line, has the word in it. */
+static bool reply_has(int fd, const char *id, const char *word)
+{
+    static char line[LINE_SIZE];
+    size_t used = 0;
+    int64_t end = now_ms() + DRAIN_MS;
+    while (now_ms() < end) {
+        struct pollfd data = {.fd = fd, .events = POLLIN};
+        if (poll(&data, 1, 100) <= 0) {
+            continue;
+        }
+        ssize_t n = read(fd, line + used, 1);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            return false;
+        }
+        if (n < 0) {
+            continue;
+        }
+        if (line[used] == '\n') {
+            line[used] = '\0';
+            if (strstr(line, id) != NULL) {
+                return strstr(line, word) != NULL;
+            }
+            used = 0;
+        } else if (used + 2 < LINE_SIZE) {
+            used++; /* what is longer is none of ours */
+        }
+    }
+    return false;
+}
+
+/*
+ * The engine died while it committed: whether migrate-continue was sent, QEMU
+ * tells, which takes what is in the stream in its order.
+ */
+static void settle(const struct guarded *guarded)
+{
+    static const char ask[] =
+        "{\"execute\":\"query-migrate\",\"id\":\"" WATCHDOG_ID "q\"}\r\n";
+    write_all(guarded->monitor, ask, sizeof(ask) - 1);
+    if (reply_has(guarded->monitor, WATCHDOG_ID "q", "\"pre-switchover\"")) {
+        write_all(guarded->monitor, guarded->message, guarded->len);
+        drain(guarded->monitor, guarded->n_replies);
+    }
+}
+
+/* All but these: locks of the journal must not live on in here. */
+static void close_others(int keep[3])
+{
+    int next = 0;
+    for (unsigned round = 0; round < 3; round++) {
+        int lowest = -1;
+        for (unsigned i = 0; i < 3; i++) {
+            if (keep[i] >= next && (lowest < 0 || keep[i] < lowest)) {
+                lowest = keep[i];
+            }
+        }
+        if (lowest < 0) {
+            break;
+        }
+        if (lowest > next) {
+            (void)syscall(SYS_close_range, (unsigned)next, (unsigned)lowest - 1,
+                          0U);
+        }
+        next = lowest + 1;
+    }
+    (void)syscall(SYS_close_range, (unsigned)next, ~0U, 0U);
+}
+
+static void guard(const struct guarded *guarded, int engine)
+{
+    sigset_t all;
+    int monitor = guarded->monitor;
+    unsigned limit_ms = guarded->limit_ms;
+    (void)setsid(); /* a Ctrl-C at the terminal is for the engine alone */
+    (void)sigfillset(&all);
+    (void)sigprocmask(SIG_SETMASK, &all, NULL);
+    int keep[3] = {monitor, engine, guarded->lifeline};
+    close_others(keep);
+    int64_t end = now_ms() + limit_ms;
+    bool acted = false, committed = false;
+    for (;;) {
+        struct pollfd data = {.fd = engine, .events = POLLIN};
+        int64_t left = end - now_ms();
+        int timeout = acted || committed ? -1 : left > 0 ? (int)left : 0;
+        int n = poll(&data, 1, timeout);
+        if (n == 0 && !acted && !committed) {
+            write_all(monitor, guarded->message, guarded->len);
+            acted = true; /* it may wake up: the replies are its to read */
+            continue;
+        }
+        char bytes[64];
+        ssize_t got = n > 0 ? read(engine, bytes, sizeof(bytes)) : -1;
+        if (got == 0) {
+            if (committed) {
+                settle(guarded);
+                _exit(0);
+            }
+            if (!acted) {
+                write_all(monitor, guarded->message, guarded->len);
+            }
+            drain(monitor, guarded->n_replies);
+            _exit(0);
+        }
+        for (ssize_t i = 0; i < got; i++) {
+            if (bytes[i] == 'd') {
+                _exit(0);
+            }
+            if (bytes[i] == 'c') {
+                committed = !acted;
+                (void)send(engine, acted ? "a" : "c", 1, MSG_NOSIGNAL);
+            }
+        }
+        if (got > 0) {
+            end = now_ms() + limit_ms;
+        }
+    }
+}

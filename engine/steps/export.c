@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "steps/export.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "run/claim.h"
+#include "steps/act-on.h"
+#include "vm/vm.h"
+
+enum { LOOK_AGAIN_MS = 20, PORT_MAX = 8 };
+
+static void end_on_jobs(struct act *act, const struct job_list *jobs);
+
+bool export_is_copied(const struct plan *plan, const struct plan_disk *disk)
+{
+    for (unsigned i = 0; disk == NULL && i < plan->n_disks; i++) {
+        if (str_eq(plan->disks[i].how, "nbd")) {
+            return true;
+        }
+    }
+    return disk != NULL && str_eq(disk->how, "nbd");
+}
+
+static json_t *inet(const struct plan *plan)
+{
+    char port[PORT_MAX];
+    (void)snprintf(port, sizeof(port), "%" PRIu64, plan->export_port);
+    return json_pack("{s:s, s:s}", "host", plan->address, "port", port);
+}
+
+/* Whether 'list' (query-block-exports) has the id, or any of ours if NULL. */
+static bool has_export(const json_t *list, const char *id)
+{
+    size_t i;
+    json_t *entry;
+    json_array_foreach(list, i, entry) {
+        const char *found = json_string_value(json_object_get(entry, "id"));
+        if (id != NULL ? str_eq(found, id)
+                       : found != NULL && name_is_ours(found)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* --- the server --- */
+
+json_t *server_command(const char *op, const struct plan *plan,
+                       const struct plan_disk *disk)
+{
+    (void)op;
+    (void)disk;
+    return json_pack("{s:s, s:{s:{s:s, s:o}}}", "execute", "nbd-server-start",
+                     "arguments", "addr", "type", "inet", "data", inet(plan));
+}
+
+/* How far it has come with finding a port that is free. */
+struct serving {
+    unsigned n; /* ports that were taken */
+    bool cleared;
+};
+
+static void server_try(struct act *act);
+
+static void server_on_stopped(struct act *act, const struct err *err,
+                              json_t *result)
+{
+    (void)err; /* "not running" is as good */
+    (void)result;
+    server_try(act);
+}
+
+static uint64_t port_tried(struct act *act)
+{
+    const struct serving *serving = act_scratch(act, sizeof(*serving));
+    return act_plan(act)->export_port + (serving != NULL ? serving->n : 0);
+}
+
+static void server_on_started(struct act *act, const struct err *err,
+                              json_t *result)
+{
+    struct serving *serving = act_scratch(act, sizeof(*serving));
+    (void)result;
+    if (err == NULL) {
+        act_set_facts(act,
+                      json_pack("{s:I}", "port", (json_int_t)port_tried(act)));
+        act_end(act, NULL);
+    } else if (err->code != -EREMOTEIO || serving == NULL) {
+        act_end(act, err);
+    } else if (!serving->cleared) {
+        /*
+         * Perhaps one of ours runs from before a crash. A foreign one serves
+         * nothing: the plan has refused a destination that has exports.
+         */
+        serving->cleared = true;
+        act_qmp(act, "nbd-server-stop", NULL, server_on_stopped);
+    } else if (serving->n + 1 < act_plan(act)->export_ports) {
+        serving->n++;
+        server_try(act);
+    } else {
+        act_end(act, err);
+    }
+}
+
+static void server_try(struct act *act)
+{
+    json_auto_t *command = server_command(act_op_id(act), act_plan(act), NULL);
+    json_t *args = json_object_get(command, "arguments");
+    json_t *data = json_object_get(json_object_get(args, "addr"), "data");
+    _cleanup_free_ char *port = str_printf("%" PRIu64, port_tried(act));
+    (void)json_object_set_new(data, "port", json_string(port));
+    act_qmp(act, "nbd-server-start", json_incref(args), server_on_started);
+}
+
+void server_start(struct act *act)
+{
+    server_try(act);
+}
+
+json_t *server_stop_command(const char *op, const struct plan *plan,
+                            const struct plan_disk *disk)
+{
+    (void)op;
+    (void)plan;
+    (void)disk;
+    return json_pack("{s:s}", "execute", "nbd-server-stop");
+}
+
+static void stop_look(struct act *act);
+
+static void stop_on_exports(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    if (err != NULL || !has_export(result, NULL)) {
+        act_end(act, err);
+    } else {
+        act_again_on_event(act, LOOK_AGAIN_MS, stop_look);
+    }
+}
+
+static void stop_look(struct act *act)
+{
+    act_qmp(act, "query-block-exports", NULL, stop_on_exports);
+}
+
+static void stop_on_reply(struct act *act, const struct err *err,
+                          json_t *result)
+{
+    (void)err; /* not running: the exports tell */
+    (void)result;
+    stop_look(act);
+}
+
+/* A writable export that is left would go on writing under the guest. */
+void server_stop(struct act *act)
+{
+    act_qmp(act, "nbd-server-stop", NULL, stop_on_reply);
+}
+
+void server_undo(struct act *act)
+{
+    claim_if_ours(act, server_stop);
+}
+
+/* --- an export --- */
+
+json_t *export_command(const char *op, const struct plan *plan,
+                       const struct plan_disk *disk)
+{
+    (void)plan;
+    struct name id = name_of(op, disk->index, NAME_EXPORT);
+    return json_pack("{s:s, s:{s:s, s:s, s:s, s:s, s:b}}", "execute",
+                     "block-export-add", "arguments", "type", "nbd", "id",
+                     id.text, "node-name", disk->dst_node, "name", id.text,
+                     "writable", 1);
+}
+
+void export_add(struct act *act)
+{
+    act_command(act, NULL);
+}
+
+static void export_look(struct act *act);
+
+static void del_on_reply(struct act *act, const struct err *err, json_t *result)
+{
+    (void)err; /* it may be going already: the next look tells */
+    (void)result;
+    act_again_on_event(act, LOOK_AGAIN_MS, export_look);
+}
+
+static void del_on_exports(struct act *act, const struct err *err,
+                           json_t *result)
+{
+    struct name id = act_name(act, NAME_EXPORT);
+    if (err != NULL || !has_export(result, id.text)) {
+        act_end(act, err);
+    } else {
+        act_qmp(act, "block-export-del",
+                json_pack("{s:s, s:s}", "id", id.text, "mode", "hard"),
+                del_on_reply);
+    }
+}
+
+static void export_look(struct act *act)
+{
+    act_qmp(act, "query-block-exports", NULL, del_on_exports);
+}
+
+void export_del(struct act *act)
+{
+    export_look(act);
+}
+
+static void probe_on_exports(struct act *act, const struct err *err,
+                             json_t *result)
+{
+    struct name id = act_name(act, NAME_EXPORT);
+    act_probed(act, err != NULL                   ? PROBE_UNKNOWN
+                    : has_export(result, id.text) ? PROBE_DONE
+                                                  : PROBE_NOT_DONE);
+}
+
+void export_probe(struct act *act)
+{
+    act_qmp(act, "query-block-exports", NULL, probe_on_exports);
+}
+
+/* --- the source's node --- */
+
+json_t *client_command(const char *op, const struct plan *plan,
+                       const struct plan_disk *disk)
+{
+    struct name node = name_of(op, disk->index, NAME_TARGET);
+    struct name id = name_of(op, disk->index, NAME_EXPORT);
+    json_t *server = inet(plan);
+    (void)json_object_set_new(server, "type", json_string("inet"));
+    /*
+     * A peer that is away must fail the job at once, not hold up every drain
+     * (reconnect-delay 0); zeroes go as zeroes.
+     */
+    return json_pack("{s:s, s:{s:s, s:s, s:o, s:s, s:s, s:s, s:i}}", "execute",
+                     "blockdev-add", "arguments", "driver", "nbd", "node-name",
+                     node.text, "server", server, "export", id.text, "discard",
+                     "unmap", "detect-zeroes", "unmap", "reconnect-delay", 0);
+}
+
+void client_add(struct act *act)
+{
+    json_auto_t *command =
+        client_command(act_op_id(act), act_plan(act), act_disk(act));
+    json_t *args = json_object_get(command, "arguments");
+    const json_t *port = act_fact(act, "server", "port");
+    if (json_is_integer(port)) {
+        (void)json_object_set_new(
+            json_object_get(args, "server"), "port",
+            json_sprintf("%" JSON_INTEGER_FORMAT, json_integer_value(port)));
+    }
+    act_qmp(act, "blockdev-add", json_incref(args), NULL);
+}
+
+void client_del(struct act *act)
+{
+    act_delete_node(act, NAME_TARGET);
+}
+
+void client_probe(struct act *act)
+{
+    act_probe_node(act, NAME_TARGET);
+}
+
+/* --- is it still what was planned? --- */
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text != NULL ? text : "";
+}
+
+int copy_jobs_check(const struct act *act, const json_t *jobs,
+                    struct err **errp)
+{
+    const struct plan *plan = act_plan(act);
+    size_t i;
+    json_t *job;
+    json_array_foreach(jobs, i, job) {
+        if (!name_is_ours(text_of(job, "id"))) {
+            return err_set(errp, -EBUSY, vm_name(act_vm(act)),
+                           "job '%s' of somebody else works on it",
+                           text_of(job, "id"));
+        }
+    }
+    for (unsigned k = 0; k < plan->n_disks; k++) {
+        struct name id = name_of(act_op_id(act), k, NAME_MIRROR);
+        const char *status = "gone";
+        json_array_foreach(jobs, i, job) {
+            if (str_eq(text_of(job, "id"), id.text)) {
+                status = text_of(job, "status");
+            }
+        }
+        if (str_eq(plan->disks[k].how, "nbd") && !str_eq(status, "ready") &&
+            !str_eq(status, "standby")) {
+            return err_set(errp, -ESTALE, plan->disks[k].disk,
+                           "the mirror was ended by somebody else, or failed:"
+                           " it is '%s'",
+                           status);
+        }
+    }
+    return 0;
+}
+
+static void check_on_jobs(struct act *act, const struct err *err,
+                          json_t *result)
+{
+    _cleanup_err_ struct err *error = NULL;
+    if (err == NULL && copy_jobs_check(act, result, &error) < 0) {
+        err = error;
+    }
+    act_end(act, err);
+}
+
+static void check_on_graph(struct act *act, const struct err *err,
+                           const struct graph *graph)
+{
+    const struct plan *plan = act_plan(act);
+    _cleanup_err_ struct err *error = err_copy(err);
+    for (unsigned i = 0; error == NULL && i < plan->n_disks; i++) {
+        if (!str_eq(plan->disks[i].how, "skip")) {
+            (void)disk_is_as_planned(graph, &plan->disks[i], &error);
+        }
+    }
+    if (error != NULL) {
+        act_end(act, error);
+    } else {
+        act_qmp(act, "query-jobs", NULL, check_on_jobs);
+    }
+}
+
+void copy_check(struct act *act)
+{
+    act_graph(act, check_on_graph);
+}
+
+/* --- the end of a copy: the guest stands still --- */
+
+struct ending {
+    uint64_t since_ms;
+    bool asked;
+};
+
+json_t *copy_end_command(const char *op, const struct plan *plan,
+                         const struct plan_disk *disk)
+{
+    (void)plan;
+    struct name id = name_of(op, disk->index, NAME_MIRROR);
+    struct name node = name_of(op, disk->index, NAME_TARGET);
+    return json_pack("[{s:s, s:{s:s, s:b}}, {s:s, s:{s:s}}, {s:s, s:{s:s}}]",
+                     "execute", "block-job-cancel", "arguments", "device",
+                     id.text, "force", 0, "execute", "job-dismiss", "arguments",
+                     "id", id.text, "execute", "blockdev-del", "arguments",
+                     "node-name", node.text);
+}
+
+void copy_end(struct act *act)
+{
+    struct ending *ending = act_scratch(act, sizeof(*ending));
+    if (ending != NULL) {
+        ending->since_ms = act_now_ms(act);
+    }
+    act_wait_jobs(act, end_on_jobs);
+}
+
+static void end_on_asked(struct act *act, const struct err *err, json_t *result)
+{
+    (void)result;
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        act_wait_jobs(act, end_on_jobs);
+    }
+}
+
+static void end_on_dismissed(struct act *act, const struct err *err,
+                             json_t *result)
+{
+    (void)result;
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        act_qmp(
+            act, "blockdev-del",
+            json_pack("{s:s}", "node-name", act_name(act, NAME_TARGET).text),
+            NULL);
+    }
+}
+
+/*
+ * block-job-cancel without force, of a READY job, is a last sync and a clean
+ * end; of any other job it would be an abort (qapi/block-core.json). Only a
+ * job that is concluded without an error has written everything.
+ */
+static void end_on_jobs(struct act *act, const struct job_list *jobs)
+{
+    struct ending *ending = act_scratch(act, sizeof(*ending));
+    const struct plan_disk *disk = act_disk(act);
+    struct name id = act_name(act, NAME_MIRROR);
+    const struct job *job = job_list_find(jobs, id.text);
+    uint64_t limit = act_plan(act)->freeze_limit_ms;
+    _cleanup_err_ struct err *err = NULL;
+    if (ending == NULL || job == NULL) {
+        (void)err_set(&err, -ENOENT, disk->disk,
+                      "the mirror job has vanished from QEMU");
+    } else if (job->status == JOB_CONCLUDED && job->error != NULL) {
+        (void)err_set_qmp(&err, disk->disk, "blockdev-mirror", "GenericError",
+                          job->error);
+    } else if (job->status == JOB_CONCLUDED && !ending->asked) {
+        /* The guest may have written since: the copy is of an earlier time. */
+        (void)err_set(&err, -ESTALE, disk->disk,
+                      "the mirror was ended by somebody else");
+    } else if (job->status == JOB_CONCLUDED) {
+        act_qmp(act, "job-dismiss", json_pack("{s:s}", "id", id.text),
+                end_on_dismissed);
+        return;
+    } else if (act_now_ms(act) - ending->since_ms > limit) {
+        (void)err_set(&err, -ETIMEDOUT, disk->disk,
+                      "the copy did not end within the freeze limit of %u ms",
+                      (unsigned)limit);
+    }
+    bool ready =
+        err == NULL && (job->status == JOB_READY || job->status == JOB_STANDBY);
+    if (err != NULL) {
+        act_end(act, err);
+    } else if (ready && !ending->asked) {
+        ending->asked = true;
+        act_qmp(act, "block-job-cancel",
+                json_pack("{s:s, s:b}", "device", id.text, "force", 0),
+                end_on_asked);
+    }
+}

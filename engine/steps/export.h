@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Steps about a disk that is copied to another host: the destination's NBD
+ * server and exports, and the source's node that writes to them.
+ */
+#pragma once
+
+#include "run/step.h"
+
+step_when_fn export_is_copied; /* the disk, or any disk of the plan */
+
+step_fn server_start, server_stop, server_undo;
+step_command_fn server_command, server_stop_command;
+
+step_fn export_add, export_del, export_probe;
+step_command_fn export_command;
+
+step_fn client_add, client_del, client_probe;
+step_command_fn client_command;
+
+/* Whether all disks are as planned, and no job works but ours. */
+step_fn copy_check;
+/* The same of 'jobs', as query-jobs tells them. */
+int copy_jobs_check(const struct act *act, const json_t *jobs,
+                    struct err **errp);
+/* Ends the mirror without a pivot, error-free, and closes its node. */
+step_fn copy_end;
+step_command_fn copy_end_command;

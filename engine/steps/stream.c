@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The stream carries the guest's memory. Whose the guest is, is never
+ * guessed: up to migrate-continue the source's, from its "completed" on the
+ * destination's, and in between what the source says (docs: migration).
+ */
+#include "steps/stream.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "run/claim.h"
+#include "run/op.h"
+#include "steps/export.h"
+#include "vm/vm.h"
+
+enum {
+    LOOK_MS = 100, /* between two looks while the guest stands still */
+    FOLLOW_MS = 250,
+    TELL_MS = 500,
+    SETTLE_MS = 30000,
+    STALL_MS = 5000, /* the engine's, while the guest still runs */
+    PASSES = 2,      /* dirty-sync-count once the first pass is through */
+};
+
+/* What following the stream knows. */
+struct following {
+    uint64_t begun_ms;
+    uint64_t told_ms;
+    bool known; /* 'running' has been seen */
+    bool running;
+    bool ours; /* an earlier engine may have stopped the guest */
+    bool gate; /* stream_gate(): the guest has been stopped already */
+    bool cancelled;
+    bool completed;   /* the source has handed the guest over */
+    bool was_stopped; /* by us: it is to go on */
+};
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text != NULL ? text : "";
+}
+
+static bool is_over(const char *status)
+{
+    return *status == '\0' || str_eq(status, "none") ||
+           str_eq(status, "failed") || str_eq(status, "cancelled");
+}
+
+/* The error of a stream that has failed, in QEMU's words. */
+static void stream_error(struct err **errp, const json_t *info)
+{
+    const char *status = text_of(info, "status");
+    const char *desc = text_of(info, "error-desc");
+    (void)err_set(errp, -EIO, "migration", "%s%s%s",
+                  *status != '\0' ? status : "not started",
+                  *desc != '\0' ? ": " : "", desc);
+    err_hint(errp, "the destination's log says more");
+}
+
+/* --- settings --- */
+
+static const json_t *former(const struct act *act, const char *key)
+{
+    const struct plan *plan = act_plan(act);
+    bool dst = act_vm(act) == act_dst_vm(act);
+    return json_object_get(dst ? plan->dst_before : plan->src_before, key);
+}
+
+json_t *capabilities_command(const char *op, const struct plan *plan,
+                             const struct plan_disk *disk)
+{
+    (void)op;
+    (void)disk;
+    return json_pack("{s:s, s:{s:O}}", "execute", "migrate-set-capabilities",
+                     "arguments", "capabilities", plan->capabilities);
+}
+
+void capabilities_set(struct act *act)
+{
+    act_command(act, NULL);
+}
+
+static void restore_capabilities(struct act *act)
+{
+    act_qmp(act, "migrate-set-capabilities",
+            json_pack("{s:O}", "capabilities", former(act, "capabilities")),
+            NULL);
+}
+
+void capabilities_restore(struct act *act)
+{
+    claim_if_ours(act, restore_capabilities);
+}
+
+bool stream_has_parameters(const struct plan *plan,
+                           const struct plan_disk *disk)
+{
+    (void)disk;
+    return json_object_size(plan->parameters) > 0;
+}
+
+json_t *parameters_command(const char *op, const struct plan *plan,
+                           const struct plan_disk *disk)
+{
+    (void)op;
+    (void)disk;
+    return json_pack("{s:s, s:O}", "execute", "migrate-set-parameters",
+                     "arguments", plan->parameters);
+}
+
+void parameters_set(struct act *act)
+{
+    act_command(act, NULL);
+}
+
+static void restore_parameters(struct act *act)
+{
+    act_qmp(act, "migrate-set-parameters",
+            json_incref((json_t *)(uintptr_t)former(act, "parameters")), NULL);
+}
+
+void parameters_restore(struct act *act)
+{
+    claim_if_ours(act, restore_parameters);
+}
+
+/* --- the stream --- */
+
+json_t *stream_uri(const struct plan *plan, json_int_t port)
+{
+    bool v6 = strchr(plan->address, ':') != NULL;
+    _cleanup_free_ char *uri =
+        str_printf("tcp:%s%s%s:%d", v6 ? "[" : "", plan->address, v6 ? "]" : "",
+                   (int)port);
+    return json_pack("{s:s*}", "uri", uri);
+}
+
+/*
+ * QEMU stops the guest by itself when the stream comes to its end. If nobody
+ * follows it by then, the guard lets the guest go on.
+ */
+static int guard_stream(struct act *act, struct err **errp)
+{
+    uint64_t limit_ms = act_plan(act)->freeze_limit_ms;
+    limit_ms = limit_ms > STALL_MS ? limit_ms : STALL_MS;
+    return act_guard_stream(act, (unsigned)limit_ms, errp);
+}
+
+static void stream_send(struct act *act)
+{
+    const json_t *port = op_fact(act_op(act), "incoming", ALL_DISKS, "port");
+    vm_own_stream(act_vm(act), true);
+    _cleanup_err_ struct err *error = NULL;
+    if (guard_stream(act, &error) < 0) {
+        act_end(act, error);
+        return;
+    }
+    act_qmp(act, "migrate", stream_uri(act_plan(act), json_integer_value(port)),
+            NULL);
+}
+
+static bool is_set(const json_t *capabilities, const json_t *wanted)
+{
+    size_t i;
+    json_t *entry;
+    json_array_foreach(capabilities, i, entry) {
+        if (json_equal(entry, wanted)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void stream_on_capabilities(struct act *act, const struct err *err,
+                                   json_t *result)
+{
+    _cleanup_err_ struct err *error = err_copy(err);
+    size_t i;
+    json_t *wanted;
+    json_array_foreach(act_plan(act)->capabilities, i, wanted) {
+        if (error == NULL && !is_set(result, wanted)) {
+            (void)err_set(&error, -ESTALE, vm_name(act_vm(act)),
+                          "capability '%s' has been switched off meanwhile",
+                          text_of(wanted, "capability"));
+        }
+    }
+    if (error != NULL) {
+        act_end(act, error);
+    } else {
+        stream_send(act);
+    }
+}
+
+/*
+ * Without pause-before-switchover the guest would go over before its disks:
+ * what the journal says was set may have been set back since.
+ */
+static void stream_on_status(struct act *act, const struct err *err,
+                             json_t *result)
+{
+    if (err != NULL) {
+        act_end(act, err);
+        return;
+    }
+    bool running = str_eq(text_of(result, "status"), "running");
+    act_set_facts(act, json_pack("{s:b}", "running", running));
+    act_qmp(act, "query-migrate-capabilities", NULL, stream_on_capabilities);
+}
+
+void stream_start(struct act *act)
+{
+    act_qmp(act, "query-status", NULL, stream_on_status);
+}
+
+static void stream_on_runstate(struct act *act, const struct err *err,
+                               json_t *result)
+{
+    bool over = str_eq(text_of(result, "status"), "postmigrate");
+    act_probed(act, err != NULL ? PROBE_UNKNOWN
+                    : over      ? PROBE_DONE
+                                : PROBE_NOT_DONE);
+}
+
+static void stream_on_probe(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    if (err == NULL && str_eq(text_of(result, "status"), "completed")) {
+        /* Or it is the stream by which the guest came here. */
+        act_qmp(act, "query-status", NULL, stream_on_runstate);
+        return;
+    }
+    act_probed(act, err != NULL                          ? PROBE_UNKNOWN
+                    : is_over(text_of(result, "status")) ? PROBE_NOT_DONE
+                                                         : PROBE_DONE);
+}
+
+void stream_probe(struct act *act)
+{
+    act_qmp(act, "query-migrate", NULL, stream_on_probe);
+}
+
+/* --- follow it up to the gate --- */
+
+static void follow_look(struct act *act);
+
+static uint64_t count_of(const json_t *json, const char *key)
+{
+    json_int_t n = json_integer_value(json_object_get(json, key));
+    return n > 0 ? (uint64_t)n : 0;
+}
+
+static void follow_tell(struct act *act, const json_t *info)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    const json_t *ram = json_object_get(info, "ram");
+    uint64_t now = act_now_ms(act);
+    if (ram == NULL || now - f->told_ms < TELL_MS) {
+        return;
+    }
+    f->told_ms = now;
+    uint64_t sent = count_of(ram, "transferred");
+    uint64_t left = count_of(ram, "remaining");
+    double mbps = json_number_value(json_object_get(ram, "mbps"));
+    act_emit(act, "progress",
+             json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "disk", "memory",
+                       "phase", "stream", "bytes", (json_int_t)sent, "total",
+                       (json_int_t)(sent + left), "remaining", (json_int_t)left,
+                       "rate", (json_int_t)(mbps * 125000.0)));
+}
+
+/* The guest stands, or is about to: is it time to stop it for the stream? */
+static bool follow_must_suspend(struct act *act, const json_t *info)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    const struct plan *plan = act_plan(act);
+    uint64_t passes =
+        count_of(json_object_get(info, "ram"), "dirty-sync-count");
+    /* Not before it is known whether there is a guest to start again. */
+    return !f->gate && f->known &&
+           ((plan->suspend && passes >= PASSES) ||
+            (plan->suspend_ms != 0 &&
+             act_now_ms(act) - f->begun_ms >= plan->suspend_ms));
+}
+
+static void follow_on_runstate(struct act *act, const struct err *err,
+                               json_t *result)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    const char *status = text_of(result, "status");
+    if (err == NULL && !f->ours &&
+        (str_eq(status, "running") || str_eq(status, "paused"))) {
+        f->known = true;
+        f->running = str_eq(status, "running");
+    }
+    act_again_on_event(act, FOLLOW_MS, follow_look);
+}
+
+/* Pre-switchover: the guest stands. From now on the freeze limit counts. */
+static void follow_at_gate(struct act *act)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    _cleanup_err_ struct err *err = NULL;
+    (void)act_guard_stream(act, (unsigned)act_plan(act)->freeze_limit_ms, &err);
+    if (err == NULL && f->known) {
+        act_set_facts(act, json_pack("{s:b, s:b}", "running", f->running,
+                                     "suspend", f->ours));
+    }
+    act_end(act, err);
+}
+
+static void follow_on_info(struct act *act, const struct err *err,
+                           json_t *result)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    const char *status = text_of(result, "status");
+    _cleanup_err_ struct err *error = NULL;
+    if (err != NULL) {
+        act_end(act, err);
+    } else if (str_eq(status, "pre-switchover")) {
+        follow_at_gate(act);
+    } else if (is_over(status) || str_eq(status, "completed")) {
+        stream_error(&error, result);
+        act_end(act, error);
+    } else if (follow_must_suspend(act, result)) {
+        act_set_facts(
+            act, json_pack("{s:b, s:b}", "suspend", 1, "running", f->running));
+        act_end(act, NULL);
+    } else {
+        follow_tell(act, result);
+        if (str_eq(status, "active") && !f->gate) {
+            act_qmp(act, "query-status", NULL, follow_on_runstate);
+        } else {
+            act_again_on_event(act, FOLLOW_MS, follow_look);
+        }
+    }
+}
+
+static void follow_on_jobs(struct act *act, const struct err *err,
+                           json_t *result)
+{
+    _cleanup_err_ struct err *error = NULL;
+    if (err == NULL && copy_jobs_check(act, result, &error) < 0) {
+        err = error;
+    }
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        act_qmp(act, "query-migrate", NULL, follow_on_info);
+    }
+}
+
+static void follow_look(struct act *act)
+{
+    act_guard_hold_off(act);
+    act_qmp(act, "query-jobs", NULL, follow_on_jobs);
+}
+
+/* Follows on; what an earlier engine has seen of the guest holds. */
+static void follow_begin(struct act *act, bool gate)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    _cleanup_err_ struct err *err = NULL;
+    if (f == NULL) {
+        (void)err_set(&err, -ENOMEM, "migration", "out of memory");
+        act_end(act, err);
+        return;
+    }
+    f->begun_ms = act_now_ms(act);
+    f->gate = gate;
+    f->ours = f->known = json_is_true(
+        op_fact(act_op(act), "stream-follow", ALL_DISKS, "suspend"));
+    f->running = stream_guest_ran(act);
+    vm_own_stream(act_vm(act), true);
+    if (!act_guard_is_armed(act) && guard_stream(act, &err) < 0) {
+        act_end(act, err);
+    } else {
+        follow_look(act);
+    }
+}
+
+void stream_follow(struct act *act)
+{
+    follow_begin(act, false);
+}
+
+void stream_gate(struct act *act)
+{
+    const json_t *asked =
+        op_fact(act_op(act), "stream-follow", ALL_DISKS, "suspend");
+    if (json_is_true(asked)) {
+        follow_begin(act, true);
+    } else {
+        act_end(act, NULL); /* it is there already */
+    }
+}
+
+/* Whether the guest ran when the stream took it. */
+bool stream_guest_ran(const struct act *act)
+{
+    const struct op *op = act_op(act);
+    const json_t *seen = op_fact(op, "stream-follow", ALL_DISKS, "running");
+    if (seen == NULL) {
+        seen = op_fact(op, "stream", ALL_DISKS, "running");
+    }
+    return seen != NULL ? json_is_true(seen) : act_plan(act)->was_running;
+}
+
+/* --- stop the guest for the stream's sake --- */
+
+bool stream_may_suspend(const struct plan *plan, const struct plan_disk *disk)
+{
+    (void)disk;
+    return plan->suspend || plan->suspend_ms != 0;
+}
+
+static bool is_suspended(const struct act *act)
+{
+    const json_t *asked =
+        op_fact(act_op(act), "stream-follow", ALL_DISKS, "suspend");
+    return json_is_true(asked) && stream_guest_ran(act);
+}
+
+void suspend_stop(struct act *act)
+{
+    if (!is_suspended(act)) {
+        act_end(act, NULL);
+        return;
+    }
+    act_warn(act, "the guest is paused until the destination runs it");
+    act_qmp(act, "stop", NULL, NULL);
+}
+
+/* --- back: the guest goes on at the source --- */
+
+static void cancel_look(struct act *act);
+
+static void cancel_begin(struct act *act, bool was_stopped)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    if (f == NULL) {
+        _cleanup_err_ struct err *err = NULL;
+        (void)err_set(&err, -ENOMEM, "migration", "out of memory");
+        act_end(act, err);
+        return;
+    }
+    f->begun_ms = act_now_ms(act);
+    f->was_stopped = was_stopped;
+    vm_own_stream(act_vm(act), true);
+    cancel_look(act);
+}
+
+void stream_cancel(struct act *act)
+{
+    cancel_begin(act, false);
+}
+
+void suspend_go_on(struct act *act)
+{
+    cancel_begin(act, is_suspended(act));
+}
+
+static void cancel_on_reply(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    (void)err; /* the next look tells */
+    (void)result;
+    act_again_on_event(act, LOOK_MS, cancel_look);
+}
+
+/* The stream is over and the source kept the guest: does it run again? */
+static void cancel_on_runstate(struct act *act, const struct err *err,
+                               json_t *result)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    const char *status = text_of(result, "status");
+    /*
+     * A guest that stood when its stream was cancelled or failed at the gate
+     * is 'postmigrate' up to QEMU 7.2 at least, 'paused' in 10.0.
+     */
+    bool stands = str_eq(status, "postmigrate") && !f->completed;
+    bool paused = str_eq(status, "paused") || stands;
+    bool late = act_now_ms(act) - f->begun_ms > SETTLE_MS;
+    _cleanup_err_ struct err *error = NULL;
+    if (err != NULL) {
+        act_end(act, err);
+    } else if (str_eq(status, "postmigrate") && !stands) {
+        /* It is the destination's, run or not: never start it here. */
+        (void)err_set(&error, -EALREADY, vm_name(act_vm(act)),
+                      "the source has handed the guest over");
+        act_end(act, error);
+    } else if (str_eq(status, "running") ||
+               (paused && !stream_guest_ran(act))) {
+        act_guard_disarm(act);
+        act_end(act, NULL);
+    } else if (paused && f->was_stopped) {
+        act_qmp(act, "cont", NULL, NULL);
+    } else if (!late) {
+        act_again_on_event(act, LOOK_MS, cancel_look);
+    } else if (paused) {
+        act_guard_disarm(act);
+        act_warn(act, "the guest is paused: somebody has paused it meanwhile");
+        act_end(act, NULL);
+    } else {
+        (void)err_set(&error, -ESTALE, vm_name(act_vm(act)),
+                      "the guest does not run again: %s", status);
+        act_end(act, error);
+    }
+}
+
+static void cancel_on_info(struct act *act, const struct err *err,
+                           json_t *result)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    const char *status = text_of(result, "status");
+    if (err != NULL) {
+        act_end(act, err);
+    } else if (is_over(status) || str_eq(status, "completed")) {
+        f->completed = str_eq(status, "completed");
+        act_qmp(act, "query-status", NULL, cancel_on_runstate);
+    } else if (!f->cancelled) {
+        f->cancelled = true;
+        act_qmp(act, "migrate_cancel", NULL, cancel_on_reply);
+    } else {
+        act_again_on_event(act, LOOK_MS, cancel_look);
+    }
+}
+
+static void cancel_look(struct act *act)
+{
+    act_qmp(act, "query-migrate", NULL, cancel_on_info);
+}

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * migrate-continue: from here on the source decides whose the guest is. It
+ * says "completed", and never runs it again, or it says "failed" and runs it.
+ * Nothing is started on the destination before the former is heard.
+ */
+#include <errno.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "run/claim.h"
+#include "run/op.h"
+#include "steps/stream.h"
+#include "vm/graph.h"
+#include "vm/vm.h"
+
+enum { LOOK_MS = 50, LOOK_AGAIN_MS = 200, LOOKS_MAX = 25 };
+
+/* What the probe has found out so far. */
+struct asking {
+    unsigned looks;
+    unsigned waits;
+    bool cancelled;
+};
+
+static void continue_look(struct act *act);
+static void ask_source(struct act *act);
+static void ask_destination(struct act *act);
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text != NULL ? text : "";
+}
+
+json_t *switchover_command(const char *op, const struct plan *plan,
+                           const struct plan_disk *disk)
+{
+    (void)op;
+    (void)plan;
+    (void)disk;
+    return json_pack("{s:s, s:{s:s}}", "execute", "migrate-continue",
+                     "arguments", "state", "pre-switchover");
+}
+
+static void tell(struct act *act)
+{
+    json_t *disks = json_array();
+    const struct plan *plan = act_plan(act);
+    for (unsigned i = 0; i < plan->n_disks; i++) {
+        (void)json_array_append_new(disks, json_string(plan->disks[i].disk));
+    }
+    act_emit(act, "pivot",
+             json_pack("{s:o, s:s}", "disks", disks, "to", plan->dst_qmp));
+}
+
+static void continue_on_info(struct act *act, const struct err *err,
+                             json_t *result)
+{
+    const char *status = text_of(result, "status");
+    _cleanup_err_ struct err *error = NULL;
+    if (err != NULL) {
+        act_end(act, err);
+    } else if (str_eq(status, "completed")) {
+        tell(act);
+        act_end(act, NULL);
+    } else if (str_eq(status, "failed") || str_eq(status, "cancelled") ||
+               *status == '\0' || str_eq(status, "none")) {
+        (void)err_set(&error, -EIO, "switchover", "%s: %s", status,
+                      text_of(result, "error-desc"));
+        act_end(act, error);
+    } else {
+        act_again_on_event(act, LOOK_MS, continue_look);
+    }
+}
+
+static void continue_look(struct act *act)
+{
+    act_qmp(act, "query-migrate", NULL, continue_on_info);
+}
+
+static void continue_on_reply(struct act *act, const struct err *err,
+                              json_t *result)
+{
+    (void)result;
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        act_again_on_event(act, LOOK_MS, continue_look);
+    }
+}
+
+void switchover_run(struct act *act)
+{
+    _cleanup_err_ struct err *err = NULL;
+    if (act_guard_commit(act, &err) < 0) {
+        act_end(act, err);
+        return;
+    }
+    vm_own_stream(act_vm(act), true);
+    act_command(act, continue_on_reply);
+}
+
+/* --- in doubt: ask both --- */
+
+static void unknown(struct act *act, const char *why)
+{
+    act_warn(act,
+             "whose the guest is, is not known: %s; nothing is started. Ask"
+             " both QEMUs 'query-migrate' and 'query-status': the guest may be"
+             " started on the destination only where the source has"
+             " 'completed', and never on the source then",
+             why);
+    act_guard_disarm(act);
+    act_probed(act, PROBE_UNKNOWN);
+}
+
+static void destination_on_status(struct act *act, const struct err *err,
+                                  json_t *result)
+{
+    const char *status = text_of(result, "status");
+    struct asking *asking = act_scratch(act, sizeof(*asking));
+    if (err == NULL &&
+        (str_eq(status, "paused") || str_eq(status, "running"))) {
+        tell(act);
+        act_probed(act, PROBE_DONE);
+    } else if (err == NULL && str_eq(status, "inmigrate") &&
+               asking->looks++ < LOOKS_MAX) {
+        act_again(act, LOOK_AGAIN_MS, ask_destination);
+    } else {
+        unknown(act, "the destination does not hold it");
+    }
+}
+
+static void destination_on_claim(struct act *act, const struct err *err,
+                                 json_t *result)
+{
+    if (err == NULL && str_eq(json_string_value(result), act_op_id(act))) {
+        act_qmp(act, "query-status", NULL, destination_on_status);
+    } else {
+        unknown(act, "another QEMU answers at the destination");
+    }
+}
+
+static void ask_destination(struct act *act)
+{
+    enum vm_state state = vm_state(act_dst_vm(act));
+    if (state == VM_LOST || state == VM_OPENING) {
+        act_again(act, LOOK_AGAIN_MS, ask_destination);
+    } else if (state != VM_UP) {
+        unknown(act, "the source has handed it over, and the destination is"
+                     " out of reach");
+    } else {
+        act_turn_to(act, ACT_DESTINATION);
+        act_qmp(act, "qom-get", claim_holder_arguments(), destination_on_claim);
+    }
+}
+
+static void source_on_status(struct act *act, const struct err *err,
+                             json_t *result)
+{
+    const char *status = text_of(result, "status");
+    struct asking *asking = act_scratch(act, sizeof(*asking));
+    /* The last is up to QEMU 7.2 what became of a guest that stood. */
+    if (err == NULL && (str_eq(status, "running") || str_eq(status, "paused") ||
+                        str_eq(status, "postmigrate"))) {
+        act_probed(act, PROBE_NOT_DONE);
+    } else if (err == NULL && asking->looks++ < LOOKS_MAX) {
+        act_again(act, LOOK_AGAIN_MS, ask_source);
+    } else {
+        unknown(act, "the source has not got it back");
+    }
+}
+
+static void source_on_completed(struct act *act, const struct err *err,
+                                json_t *result)
+{
+    if (err == NULL && str_eq(text_of(result, "status"), "postmigrate")) {
+        ask_destination(act);
+    } else {
+        unknown(act, "the source has handed it over, and is not at rest");
+    }
+}
+
+static void source_on_cancelled(struct act *act, const struct err *err,
+                                json_t *result)
+{
+    (void)err; /* the next look tells */
+    (void)result;
+    act_again_on_event(act, LOOK_AGAIN_MS, ask_source);
+}
+
+static void source_on_info(struct act *act, const struct err *err,
+                           json_t *result)
+{
+    const char *status = text_of(result, "status");
+    struct asking *asking = act_scratch(act, sizeof(*asking));
+    bool waits = str_eq(status, "active") || str_eq(status, "setup");
+    bool stands = str_eq(status, "pre-switchover");
+    if (err != NULL) {
+        unknown(act, "the source does not say");
+    } else if (str_eq(status, "completed")) {
+        act_qmp(act, "query-status", NULL, source_on_completed);
+    } else if (str_eq(status, "device") || str_eq(status, "cancelling") ||
+               str_eq(status, "failing")) {
+        act_again_on_event(act, LOOK_AGAIN_MS, ask_source);
+    } else if (str_eq(status, "failed") || str_eq(status, "cancelled")) {
+        act_qmp(act, "query-status", NULL, source_on_status);
+    } else if (*status == '\0' || str_eq(status, "none")) {
+        act_probed(act, PROBE_NOT_DONE); /* it was never begun */
+    } else if ((waits || stands) && !asking->cancelled) {
+        /* migrate-continue may be on its way yet: end it, then look. */
+        asking->cancelled = true;
+        act_qmp(act, "migrate_cancel", NULL, source_on_cancelled);
+    } else if ((waits || stands) && asking->waits++ < LOOKS_MAX) {
+        act_again_on_event(act, LOOK_AGAIN_MS, ask_source);
+    } else if (waits) {
+        act_probed(act, PROBE_NOT_DONE);
+    } else {
+        unknown(act, "the source's stream does not come to an end");
+    }
+}
+
+static void source_on_claim(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    bool ours =
+        err == NULL && str_eq(json_string_value(result), act_op_id(act));
+    /* A way back that was not written down has given the claim back. */
+    if (ours || act_is_same_qemu(act)) {
+        act_qmp(act, "query-migrate", NULL, source_on_info);
+    } else {
+        unknown(act, "another QEMU answers at the source");
+    }
+}
+
+static void ask_source(struct act *act)
+{
+    enum vm_state state = vm_state(act_src_vm(act));
+    if (act_scratch(act, sizeof(struct asking)) == NULL || state == VM_GONE ||
+        state == VM_UNKNOWN) {
+        unknown(act, "the source is out of reach");
+    } else if (state != VM_UP) {
+        act_again(act, LOOK_AGAIN_MS, ask_source);
+    } else {
+        vm_own_stream(act_src_vm(act), true);
+        act_qmp(act, "qom-get", claim_holder_arguments(), source_on_claim);
+    }
+}
+
+void switchover_probe(struct act *act)
+{
+    ask_source(act);
+}
+
+/* --- the destination's graph --- */
+
+static void disk_on_graph(struct act *act, const struct err *err,
+                          const struct graph *graph)
+{
+    const struct plan_disk *disk = act_disk(act);
+    _cleanup_err_ struct err *error = NULL;
+    if (err != NULL) {
+        act_end(act, err);
+        return;
+    }
+    const struct graph_device *device = graph_find_device(graph, disk->device);
+    const struct graph_node *node = graph_find_node(graph, disk->dst_node);
+    unsigned n_exports = 0;
+    const struct graph_export *exports = graph_exports(graph, &n_exports);
+    if (device == NULL || device->root == NULL || node == NULL ||
+        !graph_reaches(graph, device->root, node)) {
+        (void)err_set(&error, -EBUSY, disk->disk,
+                      "the destination's device does not use node '%s'",
+                      disk->dst_node);
+    }
+    for (unsigned i = 0; i < n_exports; i++) {
+        if (str_eq(exports[i].node_name, disk->dst_node)) {
+            (void)err_set(&error, -EBUSY, disk->disk,
+                          "export '%s' still writes to the guest's disk",
+                          exports[i].id);
+        }
+    }
+    if (error == NULL) {
+        act_emit(act, "proof",
+                 json_pack("{s:s, s:s, s:s}", "device", disk->device, "node",
+                           disk->dst_node, "filename", node->filename));
+    }
+    act_end(act, error);
+}
+
+void guest_prove_disk(struct act *act)
+{
+    act_graph(act, disk_on_graph);
+}

@@ -1,0 +1,146 @@
+"""recover --from-qemu: the engine is dead and its state folder is gone; what is
+inside QEMU is enough to finish or to undo, and nothing on storage is freed."""
+
+import json
+import os
+import shutil
+
+from lab.runner import timeout
+from lab.scene import Scene, volume
+
+SLOW = ("--speed", "1M")
+
+
+def lose(lab, engine):
+    engine.kill()
+    shutil.rmtree(lab.qpivot.state)
+
+
+def adopt(lab, scene, *options):
+    r = lab.qpivot.run("recover", "--qmp", scene.vm.qmp_path, "--from-qemu", "--json", *options)
+    print("from QEMU:", r.rc, r.last)
+    return r
+
+
+def copying(engine):
+    return engine.wait_event("progress", lambda e: e.get("bytes", 0) > 0, 30)["op"]
+
+
+def step(engine, name, state):
+    engine.wait_event("step", lambda x: (x["step"], x["state"]) == (name, state), 60)
+    return engine.events[0]["op"]
+
+
+def assert_finished(lab, scene):
+    scene.assert_attached()
+    scene.assert_tidy()
+    assert lab.qpivot.run("list", "--json").text.strip() == ""
+
+
+def moved(lab, scene, r, op, targets):
+    assert r.rc == 0 and r.last["event"] == "done" and r.op == op, r
+    for d, v in scene.now.items():
+        assert v.exists(), "the source is never removed"
+    scene.now.update(targets)
+    assert_finished(lab, scene)
+
+
+def back(lab, scene, r, op, before, targets):
+    assert r.rc == 0 and r.last["event"] == "failed" and r.op == op, r
+    left = {x["disk"]: x for x in r.last["left"]}
+    for d, v in targets.items():
+        assert v.exists(), "no target is removed"
+        assert v.mark() in left[d]["volume"], left
+        assert v.mark() in left[d]["command"], left
+        os.unlink(v.path)
+    state = scene.vm.state()
+    assert state == before, (before, state)
+    assert_finished(lab, scene)
+
+
+@timeout(300)
+def test_a_move_without_its_journal(lab):
+    scene = Scene(lab, ["raw", "qcow2"])
+
+    def begin(*options):
+        targets = {"d0": volume(lab, "qcow2"), "d1": volume(lab, "raw")}
+        return targets, scene.start_move(targets, *options)
+
+    # while it copies: back, and there
+    before = scene.vm.state()
+    targets, e = begin(*SLOW)
+    op = copying(e)
+    lose(lab, e)
+    r = adopt(lab, scene, "zzzzzz")
+    assert r.rc == 2 and op in r.error, r  # another one has claimed it
+    r = adopt(lab, scene, op, "--undo")
+    back(lab, scene, r, op, before, targets)
+    r = adopt(lab, scene)
+    assert r.rc == 2 and "no operation has claimed" in r.error, r
+
+    targets, e = begin(*SLOW)
+    op = copying(e)
+    lose(lab, e)
+    for d in scene.now:
+        scene.vm.qmp.cmd("block-job-set-speed", device=f"qpv-{op}-{d}-mirror", speed=0)
+    moved(lab, scene, adopt(lab, scene), op, targets)
+    scene.judge()
+
+    # one is READY, the other is not: there, and by the journal when it is known
+    targets, e = begin(*SLOW)
+    op = copying(e)
+    scene.vm.qmp.cmd("block-job-set-speed", device=f"qpv-{op}-d0-mirror", speed=0)
+    e.wait_event("ready", lambda x: x["disk"] == "d0", 40)
+    lose(lab, e)
+    other = lab.qpivot.start("recover", "--qmp", scene.vm.qmp_path, "--from-qemu", "--json")
+    copying(other)
+    other.kill()
+    r = adopt(lab, scene)
+    assert r.rc == 2 and "this journal knows it" in r.error, r
+    scene.vm.qmp.cmd("block-job-set-speed", device=f"qpv-{op}-d1-mirror", speed=0)
+    moved(lab, scene, lab.qpivot.run("recover", "--json"), op, targets)
+    scene.judge()
+
+    # not all is there yet: back, also when nobody asks for it
+    for at, state in (("claim", "end"), ("target-file", "start"), ("mirror", "start")):
+        before = scene.vm.state()
+        targets, e = begin(*SLOW)
+        op = step(e, at, state)
+        lose(lab, e)
+        for job in scene.vm.jobs():
+            scene.vm.qmp.cmd("block-job-set-speed", device=job["id"], speed=0)
+        there = {d: v for d, v in targets.items() if v.exists()}
+        r = adopt(lab, scene)
+        if r.last["event"] == "done":  # the mirrors had begun by then
+            moved(lab, scene, r, op, targets)
+            continue
+        assert r.rc == 0 and r.last["event"] == "failed", r
+        for v in there.values():
+            assert v.exists(), "no target is removed"
+            os.unlink(v.path)
+        assert scene.vm.state() == before, at
+        assert_finished(lab, scene)
+    scene.judge()
+
+    # around the pivot
+    for at, state in (("pivot", "start"), ("pivot", "end"), ("mirror-dismiss", "end")):
+        targets, e = begin()
+        op = step(e, at, state)
+        lose(lab, e)
+        scene.vm.wait_writes(20)
+        r = adopt(lab, scene, "--undo")
+        print("killed at", at, state, "->", r.last["event"])
+        if at == "pivot" and state == "start" and r.last["event"] == "failed":
+            for v in targets.values():
+                os.unlink(v.path)
+            assert_finished(lab, scene)
+        else:
+            sources = dict(scene.now)
+            assert r.rc == 0 and r.last["event"] == "done", r
+            for v in sources.values():
+                assert v.exists(), "the source is never removed"
+            scene.now.update(targets)
+            scene.assert_attached()
+            assert scene.vm.jobs() == []
+            assert "qpv-claim" not in json.dumps(scene.vm.qmp.cmd("qom-list", path="/objects"))
+        scene.judge()

@@ -1,0 +1,449 @@
+"""A running VM goes to another QEMU, with its disks."""
+
+import json
+import os
+import re
+import signal
+
+from lab.pair import Pair
+from lab.proc import wait_for
+from lab.runner import needs, timeout
+from lab.scene import volume
+
+# Slow enough to be met in the middle; the guest must write less than that.
+SLOW = ("--bandwidth", "4M")
+LESS = 100  # ms between two writes of a disk
+
+
+def told(result):
+    """What the engine says of the guest's standstill."""
+    done = result.last
+    print(f"blackout {done.get('blackout_ms', 0):.1f} ms {done.get('blackout')}, "
+          f"{done['seconds']:.2f} s in all")
+    return done
+
+
+def assert_gone_over(pair, result):
+    """The guest runs at the destination, and nowhere else; no write is lost."""
+    done = told(result)
+    assert done["event"] == "done" and done["blackout_ms"] > 0, result
+    assert pair.runs_at() == ["destination"], pair.runs_at()
+    pair.src.proc.wait(10)
+    pair.assert_attached()
+    pair.vm.wait_writes(20)
+    pair.judge()
+    pair.assert_tidy()
+
+
+def assert_stayed(pair, before):
+    """The guest runs at the source, which is as it was."""
+    assert pair.runs_at() == ["source"], pair.runs_at()
+    after = pair.src.state()
+    assert after == before, (before, after)
+    assert pair.lab.qpivot.run("list", "--json").text.strip() == ""
+    pair.vm.wait_writes(20)
+    pair.judge()
+
+
+@timeout(90)
+def test_nbd_raw(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    assert_gone_over(pair, pair.migrate())
+
+
+@timeout(90)
+def test_nbd_qcow2_with_a_throttled_disk(lab):
+    pair = Pair(lab, ["qcow2"], to={"d0": "qcow2"})
+    r = pair.migrate("--bandwidth", "64M", "--downtime-limit", "100", "--auto-converge")
+    assert r.disks["d0"]["how"] == "nbd", r.disks
+    assert_gone_over(pair, r)
+
+
+@timeout(90)
+def test_shared_file_on_one_host(lab):
+    pair = Pair(lab, ["qcow2"])
+    r = pair.migrate()
+    assert r.disks["d0"]["how"] == "share", r.disks
+    assert not [e for e in r.named("step") if e["step"] == "mirror"]
+    assert_gone_over(pair, r)
+
+
+@needs("ceph", "nfs")
+@timeout(120)
+def test_mixed_disks(lab):
+    """Shared over NFS and RBD, copied from file to file and from RBD to NFS."""
+    pair = Pair(lab, {"d0": "nfs", "d1": "rbd", "d2": "raw", "d3": "rbd"},
+                to={"d2": "qcow2", "d3": "nfs"})
+    r = pair.migrate()
+    assert {d: x["how"] for d, x in r.disks.items()} == {
+        "d0": "share", "d1": "share", "d2": "nbd", "d3": "nbd"}, r.disks
+    assert_gone_over(pair, r)
+
+
+@timeout(90)
+def test_drives_of_the_old_kind(lab):
+    pair = Pair(lab, ["raw", "qcow2"], to={"d0": "raw"}, legacy=True)
+    assert_gone_over(pair, pair.migrate())
+
+
+@timeout(120)
+def test_there_and_back(lab):
+    pair = Pair(lab, ["raw", "qcow2"], to={"d0": "qcow2"})
+    assert_gone_over(pair, pair.migrate())
+    pair.turn_round({"d0": "raw", "d1": "raw"})
+    assert_gone_over(pair, pair.migrate("--multifd", "2"))
+
+
+@timeout(90)
+def test_paused_stays_paused(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    tables = pair.vm.tables()
+    pair.src.qmp.cmd("stop")
+    r = pair.migrate()
+    assert "blackout_ms" not in r.last, r.last
+    assert pair.dst.status() == "paused" and pair.runs_at() == []
+    pair.dst.qmp.cmd("cont")
+    pair.vm.resume()
+    assert tables
+    pair.vm.wait_writes(20)
+    pair.judge()
+
+
+@timeout(90)
+def test_the_source_can_be_left_paused(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    pair.migrate("--source-after", "pause")
+    assert pair.src.status() == "postmigrate" and pair.runs_at() == ["destination"]
+    objects = [o["name"] for o in pair.src.qmp.cmd("qom-list", path="/objects")]
+    assert "qpv-claim" not in objects, objects
+    pair.judge()
+
+
+@timeout(90)
+def test_suspend(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    r = pair.migrate("--suspend")
+    assert_gone_over(pair, r)
+
+
+@timeout(90)
+def test_timeout_suspends(lab):
+    pair = Pair(lab, ["raw"], pace=LESS)
+    r = pair.migrate("--bandwidth", "8M", "--downtime-limit", "1", "--timeout", "2s",
+                     "--on-timeout", "suspend", "--freeze-limit", "60s")
+    assert_gone_over(pair, r)
+
+
+@timeout(90)
+def test_timeout_goes_back(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    before = pair.src.state()
+    pair.migrate(*SLOW, "--timeout", "3s", rc=1)
+    assert_stayed(pair, before)
+
+
+@timeout(90)
+def test_dry_run_changes_nothing(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    before = pair.src.state(), pair.dst.state()
+    r = pair.migrate("--dry-run")
+    names = [c["execute"] for c in r.named("plan")[0]["commands"]]
+    assert "block-export-add" in names and "migrate-continue" in names, names
+    assert (pair.src.state(), pair.dst.state()) == before
+
+
+@timeout(90)
+def test_every_mismatch_is_named_at_once(lab):
+    pair = Pair(lab, ["raw", "raw", "raw"], to={"d0": "raw"})
+    os.truncate(pair.there["d0"].path, 32 << 20)
+    pair.dst.stop()
+    pair.dst = lab.ends(pair.destination(without=("d1",), memory=112))
+    before = pair.src.state()
+    r = pair.migrate("--disk", "nosuch=share", rc=2)
+    text = json.dumps(r.last["problems"])
+    print(text)
+    for word in ("67108864", "33554432", "no such device", "memory size",
+                 "nosuch"):
+        assert word in text, (word, text)
+    assert_stayed(pair, before)
+
+
+@timeout(90)
+def test_what_it_cannot_do_yet_is_refused(lab):
+    """A target that it would have to make, and bitmaps that would be lost."""
+    pair = Pair(lab, ["qcow2"], to={"d0": "qcow2"})
+    r = pair.migrate("--disk", "d0=/new.raw", rc=2)
+    assert "share" in r.error and "nbd" in r.error, r
+    pair.src.qmp.cmd("block-dirty-bitmap-add", node="n-d0", name="b0")
+    before = pair.src.state()
+    r = pair.migrate(rc=2)
+    assert "--drop-bitmaps" in json.dumps(r.last["problems"]), r.last
+    assert_stayed(pair, before)
+    assert_gone_over(pair, pair.migrate("--drop-bitmaps"))
+
+
+@timeout(90)
+def test_a_destination_that_runs_is_refused(lab):
+    pair = Pair(lab, ["raw"])
+    pair.dst.stop()
+    pair.dst = lab.vm([], name="other")
+    before = pair.src.state()
+    r = pair.migrate(rc=2)
+    assert "-incoming defer" in json.dumps(r.last["problems"]), r.last
+    pair.dst.stop()
+    assert_stayed(pair, before)
+
+
+@timeout(90)
+def test_the_destination_dies_while_copying(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    before = pair.src.state()
+    e = pair.start(*SLOW)
+    e.wait_event("progress", lambda x: x.get("bytes", 0) > 0, 30)
+    pair.dst.proc.send(signal.SIGKILL)
+    r = e.wait(60)
+    assert r.rc == 1, r
+    assert_stayed(pair, before)
+
+
+@timeout(90)
+def test_the_destination_dies_in_the_stream(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    before = pair.src.state()
+    e = pair.start(*SLOW)
+    e.wait_event("progress", lambda x: x.get("disk") == "memory", 60)
+    pair.dst.proc.send(signal.SIGKILL)
+    r = e.wait(60)
+    assert r.rc == 1, r
+    assert_stayed(pair, before)
+
+
+@timeout(120)
+def test_the_destination_dies_in_the_switchover(lab):
+    """At the last moments: the source decides, and only one of them may run."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    for step, state in (("stream-follow", "end"), ("mirror-end", "start"),
+                        ("mirror-end", "end"), ("switchover", "start")):
+        before = pair.src.state()
+        e = pair.start()
+        e.wait_event("step", lambda x, s=step, t=state: (x["step"], x["state"]) == (s, t), 60)
+        pair.dst.proc.send(signal.SIGKILL)
+        r = e.wait(90)
+        print(step, state, "->", r.rc, r.last.get("event"), pair.runs_at())
+        assert r.rc == 1 or (r.rc == 3 and pair.src.status() == "postmigrate"), r
+        if r.rc == 3:  # the guest was the destination's already, and died there
+            assert pair.runs_at() == []
+            return
+        assert_stayed(pair, before)
+        pair.wait()
+    assert_gone_over(pair, pair.migrate())
+
+
+@timeout(90)
+def test_the_source_dies_in_the_stream(lab):
+    """The guest dies with it; the destination must not run a part of it."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    e = pair.start(*SLOW)
+    e.wait_event("progress", lambda x: x.get("disk") == "memory", 60)
+    pair.src.proc.send(signal.SIGKILL)
+    r = e.wait(60)
+    assert r.rc == 1, r
+    wait_for("the destination to end, or wait", lambda: pair.runs_at() == [], 10)
+    assert lab.qpivot.run("list", "--json").text.strip() == ""
+
+
+@timeout(90)
+def test_a_source_that_dies_once_it_has_let_go(lab):
+    """Nobody can say any more whether it had: nothing is started."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    e = pair.start()
+    e.wait_event("step", lambda x: (x["step"], x["state"]) == ("switchover", "start"), 60)
+    pair.src.proc.send(signal.SIGKILL)
+    r = e.wait(90)
+    print(r, pair.runs_at())
+    assert (r.rc == 3 and pair.runs_at() == []) or \
+           (r.rc == 0 and pair.runs_at() == ["destination"]), (r, pair.runs_at())
+
+
+@timeout(90)
+def test_an_interrupt_goes_back(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    before = pair.src.state()
+    for place in (lambda x: x.get("disk") == "d0", lambda x: x.get("disk") == "memory"):
+        e = pair.start(*SLOW)
+        e.wait_event("progress", place, 60)
+        e.interrupt()
+        r = e.wait(60)
+        assert r.rc == 1, r
+        assert_stayed(pair, before)
+        pair.wait()
+    assert_gone_over(pair, pair.migrate())
+
+
+# What has these steps in its plan.
+ONLY_WITH = {"suspend": ["--suspend"], "stream-gate": ["--suspend"],
+             "release": ["--source-after", "pause"]}
+
+
+def kill_everywhere(lab, state):
+    """Kills the engine at each step in turn; recover must end it either way,
+    and never do both QEMUs run, nor could they."""
+    pair = Pair(lab, {"d0": "nfs", "d1": "rbd", "d2": "raw"}, to={"d2": "raw"})
+    ends = {}
+    for step in lab.qpivot.steps("migrate"):
+        e = pair.start("--emit-config", lab.path("config"), *ONLY_WITH.get(step, ()))
+        e.kill_at(step, state)
+        assert len(pair.runs_at()) <= 1, (step, pair.runs_at())
+        r = lab.qpivot.run("recover", "--json")
+        where = pair.runs_at()
+        print(step, state, "-> recover", r.rc, r.last.get("event"), where)
+        assert r.rc == 0 and len(where) == 1, f"killed at {step}: {where} {r}"
+        assert lab.qpivot.run("list", "--json").text.strip() == "", step
+        ends[step] = where[0]
+        if where == ["destination"]:
+            pair.arrived()
+        pair.judge()
+        if where == ["destination"]:
+            if step == "release":
+                pair.src.stop()
+            pair.src.proc.wait(10)
+            pair.turn_round({"d2": "raw"})
+        else:
+            pair.wait()
+    print(ends)
+    assert set(ends.values()) == {"source", "destination"}, ends
+
+
+@needs("ceph", "nfs")
+@timeout(480)
+def test_killed_at_the_start_of_every_step(lab):
+    kill_everywhere(lab, "start")
+
+
+@needs("ceph", "nfs")
+@timeout(480)
+def test_killed_at_the_end_of_every_step(lab):
+    kill_everywhere(lab, "end")
+
+
+@timeout(120)
+def test_a_stalled_destination_goes_back(lab):
+    """Stopped, not dead: nothing that it holds open may hold up the guest."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    e = pair.start(*SLOW, "--command-timeout", "5s")
+    e.wait_event("progress", lambda x: x.get("bytes", 0) > 0, 30)
+    pair.dst.proc.send(signal.SIGSTOP)
+    e.interrupt()
+    r = e.wait(110)
+    print(r)
+    assert r.rc in (1, 3), r
+    pair.dst.proc.send(signal.SIGKILL)
+    assert pair.runs_at() == ["source"]
+    if r.rc == 3:
+        assert lab.qpivot.run("recover", "--json").rc == 0
+    pair.judge()
+
+
+@timeout(90)
+def test_a_destination_without_s_waits_all_the_same(lab):
+    """It would run the guest by itself: it is told not to, before it listens."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    pair.wait(starts=True)
+    r = pair.migrate()
+    assert "without -S" in json.dumps(r.named("plan")[0]["notes"]), r.named("plan")
+    assert_gone_over(pair, r)
+    with open(lab.path("migrate0.trace"), encoding="utf-8") as f:
+        trace = f.read()
+    sent = re.findall(r'"execute": *"([a-z-]+)"', trace)
+    assert sent.index("stop") < sent.index("migrate-incoming"), sent
+    # Whoever ran it before the start step would have needed no cont.
+    assert sent.index("migrate-continue") < sent.index("cont"), sent
+
+
+@timeout(90)
+def test_killed_in_the_stream_the_source_thaws_by_itself(lab):
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    e = pair.start(*SLOW)
+    e.wait_event("progress", lambda x: x.get("disk") == "memory", 60)
+    e.kill()
+    wait_for("the stream to be cancelled",
+             lambda: pair.src.qmp.cmd("query-migrate")["status"] == "cancelled", 15)
+    assert pair.runs_at() == ["source"]
+    pair.vm.wait_writes(20)
+    assert lab.qpivot.run("recover", "--json").rc == 0
+    assert pair.runs_at() == ["source"]
+    pair.judge()
+
+
+@timeout(90)
+def test_a_mirror_that_somebody_else_ends(lab):
+    """Its target lacks what the guest wrote since: the guest stays."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    before = pair.src.state()
+    e = pair.start(*SLOW)
+    e.wait_event("progress", lambda x: x.get("disk") == "memory", 60)
+    job = [j["id"] for j in pair.src.qmp.cmd("query-jobs")][0]
+    pair.src.qmp.cmd("block-job-cancel", device=job, force=False)
+    r = e.wait(60)
+    assert r.rc == 1 and "somebody else" in json.dumps(r.last), r
+    assert_stayed(pair, before)
+
+
+@timeout(120)
+def test_a_destination_that_stalls_in_the_stream(lab):
+    """The guest's writes go on while it still stands."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    e = pair.start(*SLOW, "--command-timeout", "4s")
+    e.wait_event("progress", lambda x: x.get("disk") == "memory", 60)
+    pair.dst.proc.send(signal.SIGSTOP)
+    e.interrupt()
+    r = e.wait(100)
+    assert r.rc == 3, r
+    assert pair.src.status() == "running"
+    assert not pair.src.qmp.cmd("query-jobs")
+    pair.vm.wait_writes(20)
+    pair.dst.proc.send(signal.SIGKILL)
+    assert lab.qpivot.run("recover", "--json").rc == 0
+    pair.judge()
+
+
+@timeout(120)
+def test_a_destination_that_stalls_is_noticed(lab):
+    """Nobody interrupts: the engine sees by itself that it does not answer."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    e = pair.start(*SLOW, "--command-timeout", "4s")
+    e.wait_event("progress", lambda x: x.get("bytes", 0) > 0, 60)
+    pair.dst.proc.send(signal.SIGSTOP)
+    r = e.wait(60)
+    assert r.rc == 3, r
+    assert pair.src.status() == "running"
+    assert not pair.src.qmp.cmd("query-jobs")
+    pair.vm.wait_writes(20)
+    pair.dst.proc.send(signal.SIGKILL)
+    assert lab.qpivot.run("recover", "--json").rc == 0
+    pair.judge()
+
+
+@timeout(120)
+def test_a_destination_from_the_printed_command_line(lab):
+    """The words that started the source are not true any more: a disk has
+    been moved, and the other one is to be elsewhere."""
+    pair = Pair(lab, ["raw", "raw"])
+    pair.move({"d0": volume(lab, "qcow2")})
+    dst = pair.derive(to={"d1": "qcow2"})
+    assert dst.notes == [], dst.notes
+    r = pair.migrate()
+    assert {d: x["how"] for d, x in r.disks.items()} == {"d0": "share", "d1": "nbd"}, r.disks
+    # The nodes have the names that they had at the source from the start.
+    assert {n for n in dst.state()["nodes"] if n[0] != "#"} == {
+        "n-d0", "n-d0-file", "n-d1", "n-d1-file"}
+    pair.src.disks = pair.dst.disks = []
+    assert_gone_over(pair, r)
+
+
+@timeout(90)
+def test_disks_with_an_iothread(lab):
+    """7.2's export of a node outside the main loop does not outlive its client."""
+    pair = Pair(lab, ["raw", "raw"], to={"d0": "qcow2"}, disk={"props": {"iothread": "io0"}},
+                argv=["-object", "iothread,id=io0"])
+    assert_gone_over(pair, pair.migrate())

@@ -1,0 +1,164 @@
+"""The undo window: the former disks stay equal for a while after the pivot,
+and the guest can go back to them without losing what it wrote since."""
+
+import json
+
+from lab.proc import wait_for
+from lab.runner import timeout
+from lab.scene import SIZE, Scene, volume
+from lab.storage import MiB
+
+OPEN = 60  # seconds to wait until a window is open
+
+
+def opened(scene, targets, window="10m", *options):
+    """Starts a move and waits until its undo window is open."""
+    e = scene.start_move(targets, "--undo-window", window, *options)
+    e.wait_event("progress", lambda x: x["phase"] == "undo-window", OPEN)
+    return e
+
+
+def assert_back(scene, before, targets):
+    """The guest runs on its sources with all its data, and nothing is left."""
+    assert scene.vm.state() == before, (before, scene.vm.state())
+    for v in targets.values():
+        assert not v.creatable or not v.exists(), f"{v} {v.mark()} is left"
+    scene.assert_attached()
+    scene.assert_tidy()
+    scene.judge()
+
+
+def runs(scene):
+    return scene.vm.qmp.cmd("query-status")["running"]
+
+
+def freeze(events):
+    """Milliseconds that the guest stood still, as the window's opening says."""
+    return next(e for e in events if e["event"] == "done")["undo_window"]["frozen_ms"]
+
+
+@timeout(120)
+def test_an_undo_brings_back_all_that_was_written_since(lab):
+    """Two disks, one on a larger qcow2 target: the undo, from another process,
+    loses no write."""
+    scene = Scene(lab, ["raw", "qcow2"])
+    config = lab.path("config.json")
+    targets = {"d0": volume(lab, "qcow2", SIZE + 4 * MiB), "d1": volume(lab, "raw")}
+    before = scene.vm.state()
+    e = scene.lab.qpivot.start_move(
+        scene.vm, {"d0": targets["d0"].uri(f"size={SIZE + 4 * MiB}"), "d1": targets["d1"].uri()},
+        "--undo-window", "10m", "--emit-config", config)
+    e.wait_event("progress", lambda x: x["phase"] == "undo-window", OPEN)
+    op = e.events[0]["op"]
+    assert targets["d1"].path in json.dumps(scene.vm.block("d1"))
+    assert targets["d1"].path in open(config).read(), "told before the window"
+    scene.vm.wait_writes(100)
+    # That the former disks have them, too, only the way back can show: QEMU
+    # lets nobody read the target of a mirror.
+    sources, scene.now = scene.now, dict(targets)
+    scene.judge()
+    e.wait_event("progress", lambda x: x.get("write_latency_window_us", 0) > 0, 30)
+    scene.vm.wait_writes(20)
+    scene.now = dict(sources)
+    undo = lab.qpivot.run("undo", op, "--json")
+    assert undo.rc == 0, undo
+    r = e.wait(30)
+    assert r.rc == 1 and r.last["event"] == "failed" and r.last["returned"], r
+    assert sources["d1"].path in open(config).read(), "and told once more"
+    assert_back(scene, before, targets)
+    again = lab.qpivot.run("undo", op, "--json")
+    assert again.rc == 0 and again.last["answer"] == "back", "it went back before"
+
+
+@timeout(120)
+def test_a_window_runs_out(lab):
+    """The twin is dropped, and only then the source is removed; a paused
+    guest stays paused all the time."""
+    scene = Scene(lab, ["raw", "raw"])
+    targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "qcow2")}
+    sources = dict(scene.now)
+    e = opened(scene, targets, "4s", "--delete-source")
+    assert all(v.exists() for v in sources.values())
+    r = e.wait(60)
+    assert r.rc == 0 and r.last["undo_window"]["closed"] == "its time is over", r
+    print("frozen for", freeze(r.events), "ms")
+    assert not any(v.exists() for v in sources.values())
+    scene.now.update(targets)
+    scene.assert_attached()
+    scene.assert_tidy()
+    scene.judge()
+    # Once more with the guest paused: nobody lets it go on.
+    scene.vm.qmp.cmd("stop")
+    again = {"d0": volume(lab, "raw")}
+    e = opened(scene, again, "10m")
+    assert not runs(scene)
+    undo = lab.qpivot.run("undo", e.events[0]["op"], "--json")
+    assert undo.rc == 0 and e.wait(30).rc == 1, undo
+    assert not runs(scene)
+    scene.vm.qmp.cmd("cont")
+    scene.assert_attached()
+    scene.judge()
+
+
+@timeout(150)
+def test_a_killed_engine_leaves_a_running_guest(lab):
+    """Killed in the bracket the guest goes on at once, and there is no window
+    any more; killed in the window that goes on, and can be used."""
+    for step in ("guest-stop", "prove", "twin", "guest-cont"):
+        scene = Scene(lab, ["raw", "raw"])
+        targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "raw")}
+        e = scene.start_move(targets, "--undo-window", "3s")
+        e.wait_event("step", lambda x: (x["step"], x["state"]) == (step, "start"), OPEN)
+        e.kill()
+        wait_for("the guest to go on", lambda: runs(scene), 10)
+        scene.vm.wait_writes(20)
+        r = lab.qpivot.run("recover", "--json")
+        assert r.rc == 0, r
+        scene.now.update(targets if r.last["event"] == "done" else {})
+        scene.assert_attached()
+        scene.assert_tidy()
+        scene.judge()
+        scene.vm.kill()
+
+
+@timeout(150)
+def test_a_window_outlives_its_engine(lab):
+    scene = Scene(lab, ["raw", "qcow2"])
+    targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "raw")}
+    before = scene.vm.state()
+    e = opened(scene, targets)
+    e.kill()
+    scene.vm.wait_writes(50)
+    # recover goes on with it; killed too, undo takes it over.
+    again = lab.qpivot.start("recover", "--json")
+    again.wait_event("progress", lambda x: x["phase"] == "undo-window", 30)
+    again.kill()
+    scene.vm.wait_writes(50)
+    r = lab.qpivot.run("undo", e.events[0]["op"], "--json")
+    assert r.rc == 0, r
+    assert_back(scene, before, targets)
+
+
+@timeout(150)
+def test_a_former_disk_that_breaks_harms_nobody(lab):
+    """It dies, or takes no more writes: the window closes with a warning, the
+    guest goes on with what it has acknowledged, and undo says why not."""
+    for kind in ("kill", "stall"):
+        scene = Scene(lab, ["nbd"])
+        target = volume(lab, "raw")
+        server = scene.now["d0"].server
+        e = opened(scene, {"d0": target})
+        getattr(server, kind)()
+        r = e.wait(60)
+        assert r.rc == 0, r
+        warned = [w["message"] for w in r.named("warning")]
+        assert any("does not follow any more" in w for w in warned), warned
+        if kind == "stall":
+            server.go_on()
+        late = lab.qpivot.run("undo", r.op, "--json")
+        assert late.rc == 2, late
+        scene.now["d0"] = target
+        scene.vm.wait_writes(20)
+        scene.assert_attached()
+        scene.judge()
+        scene.vm.kill()

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The fault matrix: every step of every operation's table with everything that
+ * can go wrong at it (cases.h), in scenarios that differ in what is moved or
+ * migrated (scenario.c), each judged by what must be true afterwards
+ * (verdict.h).
+ *
+ *     matrix SCENARIO [PART-OF-A-CASE'S-NAME]
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "matrix/cases.h"
+#include "matrix/verdict.h"
+
+enum { RECOVERIES = 3 };
+
+static struct {
+    struct world world;
+    const struct scenario *scenario;
+    const char *only;
+    unsigned n_cases;
+    unsigned n_failed;
+} matrix;
+
+static void result(const char *name, const char *problem)
+{
+    matrix.n_cases++;
+    matrix.n_failed += problem != NULL;
+    (void)printf("%sok %u - %s: %s\n", problem != NULL ? "not " : "",
+                 matrix.n_cases, matrix.scenario->name, name);
+    if (problem != NULL) {
+        (void)printf("# %s\n", problem);
+    }
+}
+
+static bool is_over(const struct told *told)
+{
+    return told->end == END_OUTCOME &&
+           (told->outcome == QPIVOT_DONE || told->outcome == QPIVOT_FAILED);
+}
+
+/*
+ * Until recover finds nothing to do any more; false: that never comes. What
+ * was taken back while the journal could not be written may need a person.
+ */
+static bool recover_all(char text[VERDICT_TEXT])
+{
+    struct world *world = &matrix.world;
+    for (unsigned i = 0; i < RECOVERIES; i++) {
+        enum fault_kind kind = world->fault->kind;
+        bool unwritten = kind == FAULT_FULL || kind == FAULT_READ_ONLY;
+        bool last = i == RECOVERIES - 1;
+        scenario_run(matrix.scenario, world,
+                     last && unwritten ? ENGINE_UNDO : ENGINE_RECOVER);
+        if (world->told->end == END_NOTHING || (last && is_over(world->told))) {
+            return true;
+        }
+        if (world->told->end != END_OUTCOME) {
+            (void)verdict_end(world, text);
+            return false;
+        }
+    }
+    (void)snprintf(text, VERDICT_TEXT, "recover never ends: %.200s",
+                   world->told->why);
+    return false;
+}
+
+/* What only QEMU could tell of; each of them that is there is asked. */
+static const char *judge_lost(char text[VERDICT_TEXT])
+{
+    struct world *world = &matrix.world;
+    if (world->told->end != END_KILLED) {
+        return "the engine was not killed";
+    }
+    world_lose_journal(world);
+    for (int side = SOURCE; side < N_SIDES; side++) {
+        if (world->sides[side].qmp == NULL) {
+            continue;
+        }
+        scenario_adopt(matrix.scenario, world, (enum side)side);
+        if (world->told->end != END_OUTCOME) {
+            return verdict_end(world, text);
+        }
+        if (!verdict_without_journal(world, matrix.scenario, (enum side)side,
+                                     text)) {
+            return text;
+        }
+    }
+    return NULL;
+}
+
+/* What is wrong after the case, or NULL; 'text' holds it. */
+static const char *judge(char text[VERDICT_TEXT])
+{
+    struct world *world = &matrix.world;
+    const struct scenario *scenario = matrix.scenario;
+    if (!world->fired && world->fault->kind != FAULT_NONE) {
+        return "the fault did not strike";
+    }
+    if (world->fault->loses_journal) {
+        return judge_lost(text);
+    }
+    enum engine_end first = world->told->end;
+    if (first == END_STUCK || first == END_ERROR || first == END_CRASH) {
+        return verdict_end(world, text);
+    }
+    if (!verdict_is_safe(world, text)) {
+        return text;
+    }
+    bool parked = !is_over(world->told);
+    if (!parked && !verdict_holds(world, scenario, text)) {
+        return text;
+    }
+    if (recover_all(text)) {
+        return verdict_of_journal(world, scenario, text) ? NULL : text;
+    }
+    /* Right only where nobody but a person can tell what to do. */
+    char why[VERDICT_TEXT];
+    return world_qemu_died(world) && parked &&
+                   world->told->end == END_OUTCOME &&
+                   verdict_is_lost(world, why)
+               ? NULL
+               : text;
+}
+
+static void one_case(const char *name, enum engine_verb verb,
+                     const struct fault *fault)
+{
+    char text[VERDICT_TEXT];
+    if (matrix.only != NULL && strstr(name, matrix.only) == NULL) {
+        return;
+    }
+    scenario_prepare(matrix.scenario, &matrix.world);
+    world_set_fault(&matrix.world, fault);
+    scenario_run(matrix.scenario, &matrix.world, verb);
+    result(name, judge(text));
+    world_end(&matrix.world);
+}
+
+static void baseline(enum engine_verb verb, struct baseline *ret)
+{
+    static const struct fault none;
+    struct world *world = &matrix.world;
+    scenario_prepare(matrix.scenario, world);
+    world_set_fault(world, &none);
+    scenario_run(matrix.scenario, world, verb);
+    ret->verb = verb;
+    ret->told = *world->told;
+    ret->n_log = world->n_log;
+    memcpy(ret->log, world->log, sizeof(ret->log));
+    ret->n_calls = world->store->n_calls;
+    memcpy(ret->tags, world->store->tags, sizeof(ret->tags));
+    char text[VERDICT_TEXT];
+    const char *problem = judge(text);
+    enum qpivot_outcome wanted =
+        verb == ENGINE_RUN ? QPIVOT_DONE : QPIVOT_FAILED;
+    if (problem == NULL && ret->told.outcome != wanted) {
+        (void)snprintf(text, sizeof(text), "outcome %d: %.200s",
+                       (int)ret->told.outcome, ret->told.why);
+        problem = text;
+    }
+    result(verb == ENGINE_ABORT    ? "abort, no fault"
+           : verb == ENGINE_RETURN ? "undo, no fault"
+                                   : "no fault",
+           problem);
+    world_end(world);
+}
+
+int main(int argc, char **argv)
+{
+    static struct baseline forward, back, undo;
+    matrix.only = argc > 2 ? argv[2] : NULL;
+    if (world_init(&matrix.world) < 0) {
+        return 1;
+    }
+    for (unsigned i = 0; i < n_scenarios; i++) {
+        matrix.scenario = &scenarios[i];
+        if (argc > 1 && str_eq(argv[1], scenarios[i].name)) {
+            baseline(ENGINE_RUN, &forward);
+            baseline(ENGINE_ABORT, &back);
+            if (scenarios[i].window) {
+                baseline(ENGINE_RETURN, &undo);
+            }
+            cases_make(matrix.scenario, &forward, &back, &undo, one_case);
+        }
+    }
+    (void)printf("1..%u\n# %u cases, %u failed\n", matrix.n_cases,
+                 matrix.n_cases, matrix.n_failed);
+    world_done(&matrix.world);
+    return matrix.n_cases == 0;
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "matrix/scenario.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "operations/migrate.h"
+#include "operations/move.h"
+
+enum { SIZE = 1 << 20, TIMEOUT_MS = 60000, WINDOW_MS = 3000 };
+
+/* clang-format 14 crashes on this one. */
+/* clang-format off */
+const struct scenario scenarios[] = {
+    {.name = "one", .operation = &move_operation,
+     .n_disks = 1, .targets = {"fake:/fake/dst0"}},
+    {.name = "two", .operation = &move_operation,
+     .n_disks = 2,
+     .flags = QPIVOT_DELETE_SOURCE,
+     .targets = {"fake:/fake/dst0?format=qcow2", "fake:/fake/dst1?key=yes"}},
+    {.name = "larger", .operation = &move_operation,
+     .n_disks = 1, .thin = 2, .thin_lost = 4,
+     .bitmap = true,
+     .remote = true,
+     .targets = {"fake:/fake/dst0?format=qcow2&size=2M"}},
+    {.name = "paused", .operation = &move_operation,
+     .n_disks = 2, .thin = 4, .thin_lost = 5,
+     .paused = true,
+     .targets = {"fake:/fake/dst0", "fake:/fake/dst1"}},
+    {.name = "window", .operation = &move_operation,
+     .n_disks = 1, .thin = 3, .thin_lost = 3,
+     .window = true,
+     .targets = {"fake:/fake/dst0?format=qcow2&size=2M"}},
+    {.name = "two-windows", .operation = &move_operation,
+     .n_disks = 2, .thin = 2, .thin_lost = 5,
+     .window = true,
+     .existing = true,
+     .flags = QPIVOT_DELETE_SOURCE,
+     .targets = {"fake:/fake/dst0?key=yes", "fake:/fake/dst1?existing=yes"}},
+    {.name = "drive", .operation = &move_operation,
+     .n_disks = 1, .thin = 3, .thin_lost = 4,
+     .drive = true,
+     .flags = QPIVOT_DELETE_SOURCE,
+     .targets = {"fake:/fake/dst0"}},
+    {.name = "drive-mirror", .operation = &move_operation,
+     .n_disks = 1, .thin = 3, .thin_lost = 4,
+     .drive = true,
+     .via = QPIVOT_VIA_DRIVE_MIRROR,
+     .targets = {"fake:/fake/dst0?format=qcow2"}},
+    {.name = "two-drive-mirror", .operation = &move_operation,
+     .n_disks = 2, .thin = 3, .thin_lost = 4,
+     .drive = true,
+     .existing = true,
+     .via = QPIVOT_VIA_DRIVE_MIRROR,
+     .flags = QPIVOT_DELETE_SOURCE,
+     .targets = {"fake:/fake/dst0", "fake:/fake/dst1?existing=yes"}},
+    {.name = "verify", .operation = &move_operation,
+     .n_disks = 1, .thin_lost = 2,
+     .verify = QPIVOT_VERIFY_FULL,
+     .abort_at = "verify-clean",
+     .targets = {"fake:/fake/dst0"}},
+    {.name = "verify-two", .operation = &move_operation,
+     .n_disks = 2, .thin = 3, .thin_lost = 3,
+     .verify = QPIVOT_VERIFY_SAMPLE,
+     .abort_at = "verify-clean",
+     .targets = {"fake:/fake/dst0?format=qcow2", "fake:/fake/dst1"}},
+    {.name = "migrate-nbd", .operation = &migrate_operation,
+     .n_disks = 1, .thin_lost = 2,
+     .abort_at = "mirror-end",
+     .targets = {"nbd"}},
+    {.name = "migrate-two", .operation = &migrate_operation,
+     .n_disks = 2, .thin = 3, .thin_lost = 4,
+     .remote = true,
+     .autostart = true,
+     .abort_at = "mirror-end",
+     .targets = {"nbd", "share"}},
+    {.name = "migrate-paused", .operation = &migrate_operation,
+     .n_disks = 1, .thin = 3, .thin_lost = 5,
+     .paused = true,
+     .flags = QPIVOT_KEEP_SOURCE,
+     .abort_at = "mirror-end",
+     .targets = {"nbd"}},
+    {.name = "migrate-suspend", .operation = &migrate_operation,
+     .n_disks = 1, .thin = 3, .thin_lost = 5,
+     .flags = QPIVOT_SUSPEND,
+     .abort_at = "mirror-end",
+     .targets = {"nbd"}},
+    {.name = "migrate-share", .operation = &migrate_operation,
+     .n_disks = 2, .thin = 3, .thin_lost = 4,
+     .old_state = true,
+     .flags = QPIVOT_SUSPEND,
+     .abort_at = "stream-follow",
+     .targets = {"share", "share"}},
+};
+
+/* clang-format on */
+
+const unsigned n_scenarios = ARRAY_SIZE(scenarios);
+
+bool scenario_migrates(const struct scenario *scenario)
+{
+    return scenario->operation == &migrate_operation;
+}
+
+static void path_of(const char *kind, unsigned disk, char out[STORE_NAME])
+{
+    (void)snprintf(out, STORE_NAME, "/fake/%s%u", kind, disk);
+}
+
+/* Its own volume for what is copied, the source's for what is shared. */
+static void prepare_destination(const struct scenario *scenario,
+                                struct world *world)
+{
+    for (unsigned i = 0; i < scenario->n_disks; i++) {
+        char path[STORE_NAME];
+        bool copied = str_eq(scenario->targets[i], "nbd");
+        path_of(copied ? "dst" : "src", i, path);
+        if (copied) {
+            (void)store_add(world->store, path, SIZE);
+        }
+        fake_vm_add_disk(world->dst_vm, path, false, scenario->drive);
+    }
+    fake_vm_await(world->dst_vm, scenario->autostart);
+}
+
+void scenario_prepare(const struct scenario *scenario, struct world *world)
+{
+    world_begin(world, scenario_migrates(scenario));
+    for (unsigned i = 0; i < scenario->n_disks; i++) {
+        char path[STORE_NAME];
+        path_of("src", i, path);
+        (void)store_add(world->store, path, SIZE);
+        fake_vm_add_disk(world->vm, path, false, scenario->drive);
+    }
+    if (scenario->existing) {
+        (void)store_add(world->store, "/fake/dst1", SIZE);
+    }
+    if (scenario->bitmap) {
+        struct fake_node *node = &world->vm->nodes[world->vm->devices[0].root];
+        (void)snprintf(node->bitmap, sizeof(node->bitmap), "b0");
+    }
+    world->vm->runstate = scenario->paused ? FAKE_PAUSED : FAKE_RUNS;
+    world->vm->keeps_old_state = scenario->old_state;
+    if (world->dst_vm != NULL) {
+        prepare_destination(scenario, world);
+    }
+}
+
+/* Named, or the last step before the pivot that lasts: an abort meets it. */
+static int abort_step(const struct scenario *scenario)
+{
+    const struct operation *operation = scenario->operation;
+    int last = 0;
+    bool pivoted = false;
+    for (unsigned i = 0; i < operation->n_steps; i++) {
+        const struct step *step = &operation->steps[i];
+        if (str_eq(step->name, scenario->abort_at)) {
+            return (int)i;
+        }
+        pivoted = pivoted || (step->flags & STEP_PIVOT) != 0;
+        if (!pivoted && (step->flags & STEP_LONG) != 0 && step->when == NULL) {
+            last = (int)i;
+        }
+    }
+    return last;
+}
+
+static void run(const struct scenario *scenario, struct world *world,
+                enum engine_verb verb, enum side adopted)
+{
+    static const struct qpivot_disk none;
+    struct qpivot_disk disks[SCENARIO_DISKS] = {none};
+    char names[SCENARIO_DISKS][16], config[96];
+    bool late = world->fault->kind == FAULT_LATE;
+    for (unsigned i = 0; i < scenario->n_disks; i++) {
+        (void)snprintf(names[i], sizeof(names[i]), "%s%u",
+                       scenario->drive ? "drv" : "vd", i);
+        disks[i] = (struct qpivot_disk){names[i], scenario->targets[i]};
+    }
+    (void)snprintf(config, sizeof(config), "%s/config", world->dir);
+    struct engine_request request = {
+        .verb = verb,
+        .operation = scenario->operation,
+        .abort_at = abort_step(scenario),
+        .remote = scenario->remote,
+        .adopted = adopted,
+        .move = {.size = sizeof(request.move),
+                 .qmp = world->addresses[SOURCE],
+                 .disks = disks,
+                 .n_disks = scenario->n_disks,
+                 .flags = scenario->flags,
+                 .via = scenario->via,
+                 .verify = scenario->verify,
+                 .timeout_ms = late ? TIMEOUT_MS : 0,
+                 .emit_config = config,
+                 .undo_window_ms = scenario->window ? WINDOW_MS : 0},
+        .migrate = {.size = sizeof(request.migrate),
+                 .qmp = world->addresses[SOURCE],
+                 .to = world->addresses[DESTINATION],
+                 .disks = disks,
+                 .n_disks = scenario->n_disks,
+                 .flags = scenario->flags,
+                 .timeout_ms = late ? TIMEOUT_MS : 0,
+                 .emit_config = config           },
+    };
+    world_run(world, &request);
+}
+
+void scenario_run(const struct scenario *scenario, struct world *world,
+                  enum engine_verb verb)
+{
+    run(scenario, world, verb, SOURCE);
+}
+
+void scenario_adopt(const struct scenario *scenario, struct world *world,
+                    enum side side)
+{
+    run(scenario, world, ENGINE_ADOPT, side);
+}

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "matrix/verdict.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/str.h"
+
+static bool against(char text[VERDICT_TEXT], const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static bool against(char text[VERDICT_TEXT], const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(text, VERDICT_TEXT, fmt, ap);
+    va_end(ap);
+    return false;
+}
+
+static void path_of(const char *kind, unsigned disk, char out[STORE_NAME])
+{
+    (void)snprintf(out, STORE_NAME, "/fake/%s%u", kind, disk);
+}
+
+/* The QEMU that has the guest if all went 'over', or if nothing did. */
+static struct fake_vm *home(const struct world *world, bool over)
+{
+    return world->dst_vm != NULL && over ? world->dst_vm : world->vm;
+}
+
+static bool disks_are(struct world *world, const struct scenario *scenario,
+                      bool over, char text[VERDICT_TEXT])
+{
+    struct fake_vm *vm = home(world, over);
+    for (unsigned i = 0; i < scenario->n_disks; i++) {
+        char path[STORE_NAME];
+        bool shared = str_eq(scenario->targets[i], "share");
+        const struct store_volume *volume = fake_vm_volume(vm, i);
+        path_of(over && !shared ? "dst" : "src", i, path);
+        if (volume == NULL || !str_eq(volume->name, path)) {
+            return against(text, "disk %u is on %s, not on %s", i,
+                           volume != NULL ? volume->name : "nothing", path);
+        }
+        if (!fake_vm_is_whole(vm, i)) {
+            return against(text, "disk %u has lost writes of the guest", i);
+        }
+        const struct fake_node *node = &vm->nodes[vm->devices[i].root];
+        if (!vm->dead && str_eq(node->driver, "mirror_top")) {
+            return against(text, "a job's filter is on disk %u", i);
+        }
+        if (scenario->bitmap && !str_eq(node->bitmap, "b0")) {
+            return against(text, "disk %u has lost its bitmap", i);
+        }
+    }
+    return true;
+}
+
+bool verdict_is_safe(struct world *world, char text[VERDICT_TEXT])
+{
+    if (*world->store->violation != '\0') {
+        return against(text, "%s", world->store->violation);
+    }
+    return !world->process_left || against(text, "a process is left");
+}
+
+bool verdict_is_lost(struct world *world, char text[VERDICT_TEXT])
+{
+    const struct fake_vm *src = world->vm, *dst = world->dst_vm;
+    if (!verdict_is_safe(world, text)) {
+        return false;
+    }
+    bool gone = src->dead && (dst == NULL || !fake_vm_holds_guest(dst));
+    bool let_go = dst != NULL && dst->dead && !fake_vm_holds_guest(src);
+    /* Dead before it could say whether it had let go: nothing is started. */
+    bool unknown = dst != NULL && src->dead && dst->runstate != FAKE_RUNS;
+    return gone || let_go || unknown ||
+           against(text, "somebody has the guest: %.200s", world->told->why);
+}
+
+static bool guest_is(struct world *world, const struct scenario *scenario,
+                     bool over, char text[VERDICT_TEXT])
+{
+    struct fake_vm *vm = home(world, over);
+    const struct fake_vm *other = vm->peer;
+    if (vm->dead && verdict_is_lost(world, text)) {
+        return true;
+    }
+    if (!fake_vm_holds_guest(vm)) {
+        return against(text, "the %s does not have the guest",
+                       vm == world->vm ? "source" : "destination");
+    }
+    if (other != NULL && fake_vm_holds_guest(other)) {
+        return against(text, "both QEMUs have the guest");
+    }
+    /* QEMU 7.2 calls a paused guest whose stream failed so. */
+    bool stands = vm->runstate == FAKE_PAUSED ||
+                  (vm->runstate == FAKE_POSTMIGRATE && scenario->paused);
+    if (scenario->paused ? !stands : vm->runstate != FAKE_RUNS) {
+        return against(text, "the guest %s, its state is %d",
+                       scenario->paused ? "was paused" : "ran",
+                       (int)vm->runstate);
+    }
+    bool kept = over && (scenario->flags & QPIVOT_KEEP_SOURCE) != 0;
+    if (over && other != NULL && other->dead == kept && !scenario->remote &&
+        !world_qemu_died(world)) {
+        return against(text, "the source %s", kept ? "was ended" : "is left");
+    }
+    return true;
+}
+
+static bool storage_is(struct world *world, const struct scenario *scenario,
+                       bool moved, char text[VERDICT_TEXT])
+{
+    if (scenario_migrates(scenario)) {
+        return true; /* nothing is made, nothing removed */
+    }
+    bool deleted = moved && (scenario->flags & QPIVOT_DELETE_SOURCE) != 0;
+    unsigned n = 0;
+    for (unsigned i = 0; i < scenario->n_disks; i++) {
+        char source[STORE_NAME], target[STORE_NAME];
+        bool existing = scenario->existing && i == scenario->n_disks - 1;
+        path_of("src", i, source);
+        path_of("dst", i, target);
+        bool has_source = store_find(world->store, source) != NULL;
+        bool has_target = store_find(world->store, target) != NULL;
+        if (has_source == deleted) {
+            return against(text, "source %s is %s", source,
+                           has_source ? "still there" : "gone");
+        }
+        if (has_target != (moved || existing)) {
+            return against(text, "target %s is %s", target,
+                           has_target ? "still there" : "gone");
+        }
+        n += has_source + has_target;
+    }
+    for (unsigned i = 0; i < STORE_VOLUMES; i++) {
+        n -= world->store->volumes[i].used;
+    }
+    return n == 0 || against(text, "a volume of ours is left on the storage");
+}
+
+/* Which ones there were before an operation's QEMU does not tell. */
+static bool is_setting(const char *what)
+{
+    return str_starts(what, "capability ") || str_starts(what, "parameter ");
+}
+
+static bool nothing_left_in(const struct fake_vm *vm, bool moved, bool settings,
+                            char text[VERDICT_TEXT])
+{
+    json_auto_t *left = fake_vm_leftovers(vm);
+    size_t i;
+    json_t *line;
+    json_array_foreach(left, i, line) {
+        const char *what = json_string_value(line);
+        size_t len = strlen(what);
+        /* The node of the target may ask for its key again. */
+        bool key = moved && len > 4 && str_eq(what + len - 4, "-key");
+        if (!key && !vm->dead && (settings || !is_setting(what))) {
+            return against(text, "left in QEMU: %s", what);
+        }
+    }
+    return true;
+}
+
+/* A source that has handed the guest over ends, or is of no use. */
+static bool nothing_left(const struct world *world, bool over,
+                         char text[VERDICT_TEXT])
+{
+    bool migrates = world->dst_vm != NULL;
+    return ((migrates && over) ||
+            nothing_left_in(world->vm, over, true, text)) &&
+           (!migrates || nothing_left_in(world->dst_vm, over, true, text));
+}
+
+static bool is_so(struct world *world, const struct scenario *scenario,
+                  bool over, char text[VERDICT_TEXT])
+{
+    return verdict_is_safe(world, text) &&
+           guest_is(world, scenario, over, text) &&
+           disks_are(world, scenario, over, text) &&
+           storage_is(world, scenario, over, text) &&
+           nothing_left(world, over, text);
+}
+
+/* What it says last must be what the journal says, and tell why. */
+static bool is_told(const struct world *world, char text[VERDICT_TEXT])
+{
+    static const char *const states[] = {
+        [QPIVOT_DONE] = "done",
+        [QPIVOT_FAILED] = "undone",
+    };
+    const struct told *told = world->told;
+    if (told->outcome != QPIVOT_DONE && *told->why == '\0') {
+        return against(text, "outcome %d without a reason", (int)told->outcome);
+    }
+    if ((told->outcome == QPIVOT_DONE || told->outcome == QPIVOT_FAILED) &&
+        !str_eq(told->state, states[told->outcome])) {
+        return against(text, "outcome %d, but the journal says '%s'",
+                       (int)told->outcome, told->state);
+    }
+    return true;
+}
+
+bool verdict_holds(struct world *world, const struct scenario *scenario,
+                   char text[VERDICT_TEXT])
+{
+    char why[VERDICT_TEXT];
+    enum qpivot_outcome outcome = world->told->outcome;
+    if (!is_told(world, text)) {
+        return false;
+    }
+    if (!is_so(world, scenario, outcome == QPIVOT_DONE, why)) {
+        return against(text, "outcome %d, but %.200s (%.200s)", (int)outcome,
+                       why, world->told->why);
+    }
+    return true;
+}
+
+bool verdict_of_journal(struct world *world, const struct scenario *scenario,
+                        char text[VERDICT_TEXT])
+{
+    char why[VERDICT_TEXT];
+    const char *state = world->told->state;
+    if (!is_so(world, scenario, str_eq(state, "done"), why)) {
+        return against(text, "journal says '%s', but %.200s (%.200s)", state,
+                       why, world->told->why);
+    }
+    return true;
+}
+
+static bool nothing_freed(const struct world *world, char text[VERDICT_TEXT])
+{
+    for (unsigned i = 0; i < STORE_VOLUMES; i++) {
+        const struct store_volume *volume = &world->store->volumes[i];
+        bool scratch = !str_starts(volume->name, "/fake/");
+        if ((world->kept >> i & 1) != 0 && !volume->used && !scratch) {
+            return against(text, "volume %s was removed", volume->name);
+        }
+        if (volume->used && scratch) {
+            return against(text, "left on the storage: %s", volume->name);
+        }
+    }
+    return true;
+}
+
+/* What was to be compared, and is not known to be equal, is not used. */
+static bool may_go_over(const struct world *world,
+                        const struct scenario *scenario)
+{
+    const struct operation *operation = scenario->operation;
+    for (unsigned i = 0; i < operation->n_steps; i++) {
+        if ((operation->steps[i].flags & STEP_PIVOT) != 0) {
+            bool begun = world->lost_tag >= world_tag((int)i, false);
+            return begun || scenario->verify == QPIVOT_VERIFY_NONE;
+        }
+    }
+    return false;
+}
+
+static bool is_whole(const struct world *world, const struct scenario *scenario,
+                     bool over, char text[VERDICT_TEXT])
+{
+    for (unsigned i = 0; i < scenario->n_disks; i++) {
+        if (!fake_vm_is_whole(home(world, over), i)) {
+            return against(text, "disk %u has lost writes of the guest", i);
+        }
+    }
+    return true;
+}
+
+/* Which disks the guest is on decides what must have been said. */
+static bool move_is_told(struct world *world, const struct scenario *scenario,
+                         char text[VERDICT_TEXT])
+{
+    char why[VERDICT_TEXT] = "told otherwise";
+    const struct told *told = world->told;
+    const struct store_volume *volume = fake_vm_volume(world->vm, 0);
+    bool moved = volume != NULL && str_starts(volume->name, "/fake/dst");
+    bool said = told->outcome == QPIVOT_REFUSED ||
+                told->outcome == (moved ? QPIVOT_DONE : QPIVOT_FAILED);
+    if (scenario->window) {
+        /*
+         * FIXME: the twins of an undo window are not known to --from-qemu: it
+         * parks, or leaves a concluded one. Nothing may be lost by that.
+         */
+        return is_whole(world, scenario, false, text);
+    }
+    if (moved && !may_go_over(world, scenario)) {
+        return against(text, "the targets are used, but were not compared");
+    }
+    return (said && guest_is(world, scenario, moved, why) &&
+            disks_are(world, scenario, moved, why) &&
+            nothing_left(world, moved, why)) ||
+           against(text, "outcome %d, moved %d: %.200s (%.200s)",
+                   (int)told->outcome, moved, why, told->why);
+}
+
+/* One QEMU does not know of the other: the guest stays where it was. */
+static bool migrate_is_told(struct world *world,
+                            const struct scenario *scenario, enum side asked,
+                            char text[VERDICT_TEXT])
+{
+    char why[VERDICT_TEXT] = "told otherwise";
+    const struct told *told = world->told;
+    bool over = fake_vm_holds_guest(world->dst_vm);
+    bool back = asked == SOURCE && told->outcome == QPIVOT_FAILED;
+    bool both = over && fake_vm_holds_guest(world->vm);
+    if (both || told->outcome == QPIVOT_DONE || (back && over)) {
+        return against(text, "outcome %d, at the %s: %s (%.200s)",
+                       (int)told->outcome, over ? "destination" : "source",
+                       both ? "both have the guest" : why, told->why);
+    }
+    bool so = !back || (guest_is(world, scenario, false, why) &&
+                        disks_are(world, scenario, false, why) &&
+                        nothing_left_in(world->vm, false, false, why));
+    return (so && is_whole(world, scenario, over, why)) ||
+           against(text, "outcome %d: %.200s (%.200s)", (int)told->outcome, why,
+                   told->why);
+}
+
+bool verdict_without_journal(struct world *world,
+                             const struct scenario *scenario, enum side asked,
+                             char text[VERDICT_TEXT])
+{
+    return verdict_is_safe(world, text) && nothing_freed(world, text) &&
+           is_told(world, text) &&
+           (world->dst_vm != NULL
+                ? migrate_is_told(world, scenario, asked, text)
+                : move_is_told(world, scenario, text));
+}
+
+const char *verdict_end(const struct world *world, char text[VERDICT_TEXT])
+{
+    static const char *const ends[] = {
+        [END_OUTCOME] = "ended",       [END_NOTHING] = "had nothing to do",
+        [END_KILLED] = "was killed",   [END_STUCK] = "is stuck for ever",
+        [END_ERROR] = "did not begin", [END_CRASH] = "crashed",
+    };
+    (void)against(text, "the engine %s at tag %d (%.200s)",
+                  ends[world->told->end], world->told->tag, world->told->why);
+    return text;
+}

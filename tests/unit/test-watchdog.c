@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "run/watchdog.h"
+
+TestSuite(watchdog, .timeout = 20);
+
+enum { LONG_MS = 60000, SHORT_MS = 100 };
+
+static const char *const jobs[] = {"qpv-k3f9x2-d0-mirror",
+                                   "qpv-k3f9x2-d1-mirror"};
+
+/* The two ends of a monitor: ours, which the guard inherits, and QEMU's. */
+struct monitor {
+    int ours;
+    int qemu;
+};
+
+static struct monitor monitor_open(void)
+{
+    int pair[2];
+    int flags = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+    cr_assert_eq(socketpair(AF_UNIX, flags, 0, pair), 0);
+    return (struct monitor){pair[0], pair[1]};
+}
+
+/* What comes to QEMU: 'n' commands. */
+static void read_cancels(const struct monitor *monitor, unsigned n,
+                         char out[2048])
+{
+    size_t len = 0;
+    unsigned found = 0;
+    while (found < n && len < 2047) {
+        struct pollfd data = {.fd = monitor->qemu, .events = POLLIN};
+        cr_assert_eq(poll(&data, 1, 10000), 1, "nothing came");
+        ssize_t got = read(monitor->qemu, out + len, 2047 - len);
+        cr_assert_gt(got, 0);
+        len += (size_t)got;
+        out[len] = '\0';
+        found = 0;
+        for (const char *p = out; (p = strstr(p, "execute")) != NULL; p++) {
+            found++;
+        }
+    }
+}
+
+/* Whether all who had the monitor open have gone, and nothing was written. */
+static void expect_silence(struct monitor *monitor)
+{
+    char byte;
+    (void)close(monitor->ours);
+    struct pollfd data = {.fd = monitor->qemu, .events = POLLIN};
+    cr_assert_eq(poll(&data, 1, 10000), 1);
+    cr_assert_eq(read(monitor->qemu, &byte, 1), 0, "the guard has acted");
+}
+
+Test(watchdog, a_dead_engine_lets_the_jobs_be_cancelled_and_drained)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, LONG_MS, &guard, NULL),
+                 0);
+    (void)watchdog_abandon(guard); /* the end of file is the same */
+    (void)close(monitor.ours);
+    read_cancels(&monitor, 2, text);
+    cr_assert_not_null(strstr(text, jobs[0]));
+    cr_assert_not_null(strstr(text, jobs[1]));
+    /* It stays until each has its reply: QEMU drops what a hang-up left. */
+    struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
+    cr_assert_eq(poll(&data, 1, 0), 0);
+    static const char replies[] =
+        "{\"return\":{},\"id\":\"qpv-watchdog-0\"}\r\n"
+        "{\"error\":{},\"id\":\"qpv-watchdog-1\"}\r\n";
+    cr_assert_gt(write(monitor.qemu, replies, sizeof(replies) - 1), 0);
+    cr_assert_eq(poll(&data, 1, 10000), 1);
+    cr_assert_eq(read(monitor.qemu, text, sizeof(text)), 0);
+}
+
+Test(watchdog, a_stopped_guest_goes_on_after_the_jobs_are_cancelled)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    for (unsigned n = 0; n <= 2; n += 2) {
+        struct monitor monitor = monitor_open();
+        cr_assert_eq(watchdog_arm_stopped(monitor.ours, -1, jobs, n, LONG_MS,
+                                          &guard, NULL),
+                     0);
+        (void)watchdog_abandon(guard);
+        (void)close(monitor.ours);
+        read_cancels(&monitor, n + 1, text);
+        const char *cont = strstr(text, "\"cont\"");
+        const char *cancel = strstr(text, "job-cancel");
+        cr_assert_not_null(cont);
+        cr_assert(n == 0 ? cancel == NULL : cancel != NULL && cancel < cont);
+        (void)close(monitor.qemu);
+    }
+}
+
+Test(watchdog, a_killed_process_is_a_dead_engine)
+{
+    char text[2048];
+    struct monitor monitor = monitor_open();
+    pid_t pid = fork();
+    cr_assert_geq(pid, 0);
+    if (pid == 0) {
+        struct watchdog *guard = NULL;
+        (void)watchdog_arm(monitor.ours, -1, jobs, 1, LONG_MS, &guard, NULL);
+        (void)raise(SIGKILL);
+    }
+    (void)close(monitor.ours);
+    (void)waitpid(pid, NULL, 0);
+    read_cancels(&monitor, 1, text);
+}
+
+Test(watchdog, the_limit_passes_and_no_reply_is_stolen)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(
+        watchdog_arm(monitor.ours, -1, jobs, 2, SHORT_MS, &guard, NULL), 0);
+    read_cancels(&monitor, 2, text);
+    static const char reply[] = "{\"return\":{},\"id\":\"qpv-watchdog-0\"}";
+    cr_assert_gt(write(monitor.qemu, reply, sizeof(reply) - 1), 0);
+    (void)watchdog_disarm(guard);
+    ssize_t got = read(monitor.ours, text, sizeof(text));
+    cr_assert_eq(got, (ssize_t)sizeof(reply) - 1, "the engine's to read");
+}
+
+Test(watchdog, a_stopped_guest_is_let_go_on_after_the_jobs)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(
+        watchdog_arm_stopped(monitor.ours, -1, jobs, 2, LONG_MS, &guard, NULL),
+        0);
+    (void)watchdog_abandon(guard);
+    read_cancels(&monitor, 2, text); /* all of it is one write */
+    const char *cont = strstr(text, "\"execute\":\"cont\"");
+    cr_assert_not_null(cont);
+    cr_assert_null(strstr(cont, "job-cancel"), "a job could hold its writes");
+    cr_assert_eq(watchdog_arm_stopped(-1, -1, NULL, 0, LONG_MS, &guard, NULL),
+                 -EINVAL);
+}
+
+Test(watchdog, disarmed_it_does_nothing)
+{
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, LONG_MS, &guard, NULL),
+                 0);
+    cr_assert_null(watchdog_disarm(guard));
+    expect_silence(&monitor);
+    cr_assert_null(watchdog_disarm(NULL));
+    cr_assert_null(watchdog_abandon(NULL));
+}
+
+Test(watchdog, holding_off_starts_the_limit_anew)
+{
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 1, 1000, &guard, NULL),
+                 0);
+    struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
+    for (unsigned i = 0; i < 20; i++) {
+        cr_assert_eq(poll(&data, 1, 75), 0, "it acted though held off");
+        watchdog_hold_off(guard);
+    }
+    (void)watchdog_disarm(guard);
+    expect_silence(&monitor);
+}
+
+/* A stream's guard whose engine has died while it committed, and is asked. */
+static struct monitor committed_and_dead(void)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm_stream(monitor.ours, -1, LONG_MS, &guard, NULL),
+                 0);
+    cr_assert_eq(watchdog_commit(guard), 0);
+    (void)watchdog_abandon(guard);
+    (void)close(monitor.ours);
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "query-migrate"));
+    cr_assert_null(strstr(text, "migrate_cancel"));
+    return monitor;
+}
+
+static void answer(const struct monitor *monitor, const char *text)
+{
+    cr_assert_eq(write(monitor->qemu, text, strlen(text)),
+                 (ssize_t)strlen(text));
+}
+
+Test(watchdog, a_stream_that_was_not_continued_is_cancelled)
+{
+    char text[2048];
+    struct monitor monitor = committed_and_dead();
+    answer(&monitor, "{\"event\": \"MIGRATION\"}\r\n{\"return\": {\"status\":"
+                     " \"pre-switchover\"}, \"id\": \"qpv-watchdog-q\"}\r\n");
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "migrate_cancel"));
+}
+
+Test(watchdog, a_stream_that_was_continued_is_left_alone)
+{
+    char byte;
+    struct monitor monitor = committed_and_dead();
+    answer(&monitor,
+           "{\"event\": \"MIGRATION\", \"data\": {\"status\":"
+           " \"pre-switchover\"}}\r\n{\"return\": {\"status\": \"device\"},"
+           " \"id\": \"qpv-watchdog-q\"}\r\n");
+    struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
+    cr_assert_eq(poll(&data, 1, 10000), 1);
+    cr_assert_eq(read(monitor.qemu, &byte, 1), 0, "the guard has acted");
+}
+
+Test(watchdog, committed_it_has_no_limit)
+{
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm_stream(monitor.ours, -1, SHORT_MS, &guard, NULL),
+                 0);
+    cr_assert_eq(watchdog_commit(guard), 0);
+    struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
+    cr_assert_eq(poll(&data, 1, 3 * SHORT_MS), 0, "the guard has acted");
+    guard = watchdog_disarm(guard);
+    expect_silence(&monitor);
+}
+
+Test(watchdog, it_is_too_late_to_commit_when_it_has_acted)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm_stream(monitor.ours, -1, SHORT_MS, &guard, NULL),
+                 0);
+    read_cancels(&monitor, 1, text);
+    cr_assert_eq(watchdog_commit(guard), -ETIMEDOUT);
+    guard = watchdog_disarm(guard);
+}
+
+Test(watchdog, what_it_cannot_guard_is_refused)
+{
+    struct watchdog *guard = NULL;
+    const char *many[65];
+    for (unsigned i = 0; i < 65; i++) {
+        many[i] = "j";
+    }
+    cr_assert_eq(watchdog_arm(0, -1, many, 65, LONG_MS, &guard, NULL), -EINVAL);
+    cr_assert_eq(watchdog_arm(-1, -1, many, 1, LONG_MS, &guard, NULL), -EINVAL);
+    cr_assert_null(guard);
+}
