@@ -184,7 +184,9 @@ def test_the_way_back_is_bounded(lab):
     scene.vm.proc.send(19)
     try:
         r, seconds = abort(lab, op)
-        assert r.rc == 3 and r.last["answer"] == "unknown" and r.last["error"], r
+        # 4: its engine had given up before it was asked, so abort took the
+        # operation over, and met the monitor of a QEMU that does not greet
+        assert r.rc in (3, 4) and r.last["answer"] == "unknown" and r.last["error"], r
         assert seconds < 60, seconds
         assert e.wait(10).rc == 3
     finally:
