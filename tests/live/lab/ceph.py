@@ -12,6 +12,10 @@ from pathlib import Path
 
 from .proc import Proc, can_connect, free_port, run, wait_for
 
+# The read lease of a placement group (heartbeat grace times the ratio, 16 s if
+# not told otherwise) is longer than any test stops the OSD: once it is over, a
+# pool of size 1 has no replica whose answer would renew it, and each request
+# waits for ever.
 CONF = """[global]
 fsid = {fsid}
 mon host = [v2:127.0.0.1:{v2},v1:127.0.0.1:{v1}]
@@ -33,6 +37,7 @@ osd pool default pg num = 8
 osd pool default pgp num = 8
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
+osd pool default read lease ratio = 60
 mon allow pool size one = true
 mon warn on pool no redundancy = false
 mon data avail crit = 1
