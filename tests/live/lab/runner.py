@@ -159,10 +159,11 @@ def children():
 class Job:
     """A test under way in a child process."""
 
-    def __init__(self, run, name, function):
-        self.name, self.started = name, time.monotonic()
+    def __init__(self, run, test):
+        self.test, self.started = test, time.monotonic()
+        self.name, function, _ = test
         self.seconds = getattr(function, "seconds", 60) * proc.SCALE
-        self.log = run.logs / f"{name}.log"
+        self.log = run.logs / f"{self.name}.log"
         r, w = os.pipe()
         sys.stdout.flush()
         self.pid = os.fork()
@@ -249,7 +250,7 @@ class Run:
         self.install = qemu.Install(opts.qemu)
         self.logs = self._logs()
         self.services, self.count = {}, {"ok": 0, "FAIL": 0, "skip": 0}
-        self.running, self.interrupted = {}, False
+        self.running, self.interrupted, self.failed = {}, False, []
         self.ended = threading.Event()
 
     def _logs(self):
@@ -301,8 +302,8 @@ class Run:
         waiting, running = list(tests), self.running
         while waiting or running:
             while waiting and len(running) < self.opts.jobs and not self.interrupted:
-                name, function, _ = waiting.pop(0)
-                job = Job(self, name, function)
+                test = waiting.pop(0)
+                job = Job(self, test)
                 running[job.pipe] = job
             if self.interrupted:
                 waiting.clear()
@@ -317,12 +318,30 @@ class Run:
                 if time.monotonic() - job.started > job.seconds + 40:
                     os.kill(job.pid, signal.SIGKILL)
 
+    def again(self):
+        """What failed once more, each alone: these count as it says."""
+        failed, self.failed, self.opts.jobs = self.failed, [], 1
+        print(f"# {len(failed)} failed among others; each once more, alone", flush=True)
+        self.count["FAIL"] -= len(failed)
+        for name, _, _ in failed:
+            for suffix in (".log", ".d"):
+                log, first = (self.logs / f"{name}{x}{suffix}" for x in ("", ".first"))
+                shutil.rmtree(first, ignore_errors=True)
+                if log.exists():
+                    log.rename(first)
+        self.tests(failed)
+        left = {name for name, _, _ in self.failed}
+        passed = [name for name, _, _ in failed if name not in left]
+        if passed:
+            print(f"# passed only when run again, alone: {', '.join(passed)}", flush=True)
+
     def result(self, job, result, why):
         self.count[result] += 1
         seconds = time.monotonic() - job.started
         line = f"{result:4} {job.name} ({seconds:.1f} s)"
         print(line + (f": {why.splitlines()[0][:400]}" if why else ""), flush=True)
         if result == "FAIL":
+            self.failed.append(job.test)
             tail = job.log.read_text(errors="replace").splitlines()[-self.opts.tail:]
             print("".join(f"     | {x}\n" for x in tail), end="")
             print(f"     | log: {job.log}, {job.log.with_suffix('.d')}", flush=True)
@@ -337,6 +356,8 @@ def main(argv=None):
     p.add_argument("--qemu", metavar="PREFIX", help="a QEMU unpacked in a prefix")
     p.add_argument("--no-isolate", action="store_true",
                    help="run in the system's own namespaces (to look in from outside)")
+    p.add_argument("--again", type=int, metavar="N", default=0,
+                   help="if at most N fail: each once more, alone; told, and that counts")
     p.add_argument("--tail", type=int, default=25, metavar="N",
                    help="lines of a failed test's log to show")
     opts = p.parse_args(argv)
@@ -373,6 +394,8 @@ def execute(opts, tests, tmp):
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, interrupt)
         run.tests(tests)
+        if 0 < len(run.failed) <= opts.again and not run.interrupted:
+            run.again()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         run.stop()
