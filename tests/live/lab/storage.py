@@ -225,7 +225,10 @@ class NbdVolume(Volume):
 
     def create(self, install, size, fill=None):
         if fill:
-            run(["cp", "--sparse=always", fill, self.server.path])
+            # In place: qemu-nbd listens before it has opened the file, and takes
+            # whatever size that has then.
+            run(["dd", f"if={fill}", f"of={self.server.path}", "bs=64K",
+                 "conv=notrunc,sparse", "status=none"])
         return self
 
     def read(self, install, tmp, share=False):
