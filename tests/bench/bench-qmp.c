@@ -3,8 +3,10 @@
  * One measurement of the control plane for tools/bench, by qpivot's QMP
  * library or by the least that C can do, which is the yardstick:
  *
- *   bench-qmp raw|library ADDR SECONDS
- *       round trips of query-version, one after the other
+ *   bench-qmp raw|raw-oob|library ADDR SECONDS
+ *       round trips of query-version, one after the other; raw-oob has enabled
+ *       out-of-band commands, as the library always does: QEMU then reads its
+ *       monitor in a thread and hands each command over
  *   bench-qmp raw-fan|library-fan DIR LISTENERS MONITORS SECONDS
  *       attach MONITORS fake ones, then one command under way on each
  *
@@ -34,6 +36,9 @@ enum { BATCH = 256, LINE = 512, CHATTING = 1000, EVENTS_MAX = 1 << 20 };
 
 static const char capabilities[] =
     "{\"execute\":\"qmp_capabilities\",\"id\":0}\n";
+static const char capabilities_oob[] =
+    "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]},"
+    "\"id\":0}\n";
 static const char command[] = "{\"execute\":\"query-version\",\"id\":1}\n";
 
 static void die(const char *what)
@@ -300,11 +305,15 @@ static void send_to(int fd, const char *text, size_t n)
     }
 }
 
-static void raw(struct bench *b, const char *path)
+static void raw(struct bench *b, const char *path, bool oob)
 {
     int fd = connect_to(path);
     read_line(fd);
-    send_to(fd, capabilities, sizeof(capabilities) - 1);
+    if (oob) {
+        send_to(fd, capabilities_oob, sizeof(capabilities_oob) - 1);
+    } else {
+        send_to(fd, capabilities, sizeof(capabilities) - 1);
+    }
     read_line(fd);
     begin(b);
     for (double until = now() + b->seconds; now() < until; b->n_replies++) {
@@ -400,7 +409,7 @@ int main(int argc, char **argv)
     } else if (fan) {
         raw_fan(&b, argv[2], listeners);
     } else {
-        raw(&b, argv[2]);
+        raw(&b, argv[2], strcmp(kind, "raw-oob") == 0);
     }
     print(&b);
     free(b.peers);

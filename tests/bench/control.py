@@ -46,19 +46,19 @@ class Control:
                        "--monitor", "chardev=c"], self.tmp / "qsd.log")
         try:
             server.wait_for("the daemon's monitor", path.exists)
-            found = self.rounds(("raw", "library"), path, self.opts.seconds)
+            found = self.rounds(("raw", "raw-oob", "library"), path, self.opts.seconds)
         finally:
             server.stop()
         t = Table("one real monitor (qemu-storage-daemon), query-version one after the other",
                   "", "round trips/s", "CPU per round trip")
-        self.show(t, found, "raw", "library")
+        self.show(t, found, "raw-oob", "library", also=["raw"])
 
-    def show(self, t, found, raw, library, *more):
+    def show(self, t, found, raw, library, *more, also=()):
         def column(key, form, a=None):
             return spread([r[a][key] for r in found], form)
         t.row("library / raw C", *[spread(ratios(found, library, raw, k))
                                    for k in ("rt_per_s", "cpu_us", *more)])
-        for k in (raw, library):
+        for k in (*also, raw, library):
             t.row(f"({k})", column("rt_per_s", "{:.0f}", k), column("cpu_us", "{:.1f} us", k),
                   *[column(m, "{:.2f} s", k) for m in more])
         t.show()
