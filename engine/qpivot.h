@@ -125,14 +125,15 @@ enum qpivot_verify_mode {
 };
 
 enum {
-    QPIVOT_DRY_RUN = 1 << 0,         /* plan only, change nothing */
-    QPIVOT_DELETE_SOURCE = 1 << 1,   /* remove the source after the proof */
-    QPIVOT_DROP_BITMAPS = 1 << 2,    /* go on though bitmaps would be lost */
-    QPIVOT_DROP_SNAPSHOTS = 1 << 3,  /* go on though snapshots would be lost */
-    QPIVOT_AUTO_CONVERGE = 1 << 4,   /* QEMU may slow the guest down */
-    QPIVOT_SUSPEND = 1 << 5,         /* pause the guest for the last pass */
-    QPIVOT_KEEP_SOURCE = 1 << 6,     /* leave the source's QEMU, paused */
-    QPIVOT_TIMEOUT_SUSPENDS = 1 << 7 /* timeout_ms pauses, not aborts */
+    QPIVOT_DRY_RUN = 1 << 0,          /* plan only, change nothing */
+    QPIVOT_DELETE_SOURCE = 1 << 1,    /* remove the source after the proof */
+    QPIVOT_DROP_BITMAPS = 1 << 2,     /* go on though bitmaps would be lost */
+    QPIVOT_DROP_SNAPSHOTS = 1 << 3,   /* go on though snapshots would be lost */
+    QPIVOT_AUTO_CONVERGE = 1 << 4,    /* QEMU may slow the guest down */
+    QPIVOT_SUSPEND = 1 << 5,          /* pause the guest for the last pass */
+    QPIVOT_KEEP_SOURCE = 1 << 6,      /* leave the source's QEMU, paused */
+    QPIVOT_TIMEOUT_SUSPENDS = 1 << 7, /* timeout_ms pauses, not aborts */
+    QPIVOT_XBZRLE = 1 << 8            /* send what changed in a page */
 };
 
 struct qpivot_move_options {
@@ -190,6 +191,12 @@ struct qpivot_migrate_options {
     const char *address;      /* of the destination, as the source reaches it */
     const char *emit_config;  /* file for where the VM is now, or NULL */
     const char *persist_hook; /* command that gets it on stdin, or NULL */
+    uint64_t xbzrle_cache;    /* bytes, 0: QEMU's own */
+    /* Stream and exports by TLS with these X.509 credentials; NULL: plain. */
+    const char *tls_dir;      /* as the source's QEMU sees it */
+    const char *tls_dir_to;   /* the destination's; NULL: by the same path */
+    const char *tls_hostname; /* of its certificate; NULL: 'address' */
+    const char *tls_authz;    /* the one client name it takes; NULL: any */
 };
 
 /*

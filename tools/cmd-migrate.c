@@ -34,7 +34,13 @@ struct migrate_values {
     unsigned source_after;
     const char *emit_config;
     const char *persist_hook;
+    const char *tls_creds;
+    const char *tls_creds_to;
+    const char *tls_hostname;
+    const char *tls_authz;
+    uint64_t xbzrle_cache;
     bool auto_converge;
+    bool xbzrle;
     bool suspend;
     bool drop_bitmaps;
     bool drop_snapshots;
@@ -63,8 +69,20 @@ static const struct option_row rows[] = {
      "longest last pass of memory that QEMU plans for"                        },
     {"multifd",         "N",              OPTION_BYTES,  false, AT(multifd),
      "send the memory by N connections"                                       },
+    {"xbzrle",          NULL,             OPTION_FLAG,   false, AT(xbzrle),
+     "send of a page that changes again only what has changed"                },
+    {"xbzrle-cache",    "BYTES",          OPTION_BYTES,  false, AT(xbzrle_cache),
+     "keep BYTES of pages for that, a power of two (default 64M)"             },
     {"auto-converge",   NULL,             OPTION_FLAG,   false, AT(auto_converge),
      "let QEMU slow the guest down where its memory changes too fast"         },
+    {"tls-creds",       "DIR",            OPTION_TEXT,   false, AT(tls_creds),
+     "encrypt stream and disks by the X.509 certificates in DIR"              },
+    {"tls-creds-to",    "DIR",            OPTION_TEXT,   false, AT(tls_creds_to),
+     "where the destination has its own (default: the same DIR)"              },
+    {"tls-hostname",    "NAME",           OPTION_TEXT,   false, AT(tls_hostname),
+     "what the destination's certificate is for (default: the address)"       },
+    {"tls-authz",       "DN",             OPTION_TEXT,   false, AT(tls_authz),
+     "let in a source with this distinguished name only"                      },
     {"suspend",         NULL,             OPTION_FLAG,   false, AT(suspend),
      "pause the guest after the first pass of memory"                         },
     {"timeout",         "T",              OPTION_TIME,   false, AT(timeout),
@@ -150,6 +168,11 @@ static struct qpivot_migrate_options options_of(const struct migrate_values *v)
         .address = v->address,
         .emit_config = v->emit_config,
         .persist_hook = v->persist_hook,
+        .xbzrle_cache = v->xbzrle_cache,
+        .tls_dir = v->tls_creds,
+        .tls_dir_to = v->tls_creds_to,
+        .tls_hostname = v->tls_hostname,
+        .tls_authz = v->tls_authz,
     };
     return options;
 }
@@ -161,6 +184,7 @@ static unsigned flags_of(const struct migrate_values *v)
     flags |= v->drop_bitmaps ? QPIVOT_DROP_BITMAPS : 0;
     flags |= v->drop_snapshots ? QPIVOT_DROP_SNAPSHOTS : 0;
     flags |= v->auto_converge ? QPIVOT_AUTO_CONVERGE : 0;
+    flags |= v->xbzrle ? QPIVOT_XBZRLE : 0;
     flags |= v->suspend ? QPIVOT_SUSPEND : 0;
     flags |= v->source_after == SOURCE_PAUSE ? QPIVOT_KEEP_SOURCE : 0;
     flags |= v->on_timeout == ON_TIMEOUT_SUSPEND ? QPIVOT_TIMEOUT_SUSPENDS : 0;

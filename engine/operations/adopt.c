@@ -280,6 +280,25 @@ static void tell_others(struct op *op, const struct adopt *adopt,
     }
 }
 
+/* The stream's parameters name them, and what those were nobody knows. */
+static void tell_certificates(struct op *op, const struct adopt *adopt)
+{
+    struct name tls = name_once(adopt->holder, NAME_TLS);
+    size_t i;
+    json_t *object;
+    json_array_foreach(adopt->objects, i, object) {
+        const char *name = json_string_value(json_object_get(object, "name"));
+        if (str_eq(name, tls.text)) {
+            _cleanup_free_ char *text = str_printf(
+                "its certificates stay in QEMU as '%s', and the migration's"
+                " parameters name them: set 'tls-creds' to \"\", then 'qpivot"
+                " doctor --fix --op %s' removes them",
+                tls.text, adopt->holder);
+            op_warn(op, text != NULL ? text : tls.text);
+        }
+    }
+}
+
 static void look_on_graph(struct act *act, const struct err *err,
                           const struct graph *graph)
 {
@@ -297,6 +316,7 @@ static void look_on_graph(struct act *act, const struct err *err,
             (void)err_set(&error, -ENOMEM, adopt->holder, "out of memory");
         } else {
             tell_others(op, adopt, graph);
+            tell_certificates(op, adopt);
         }
     }
     if (error != NULL) {

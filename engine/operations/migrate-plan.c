@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "operations/migrate-options.h"
 #include "qmp/qmp.h"
 #include "qpivot.h"
 #include "steps/persist.h"
@@ -73,6 +74,8 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
     request->bandwidth = options->bandwidth;
     request->downtime_limit_ms = options->downtime_limit_ms;
     request->multifd = options->multifd;
+    request->xbzrle_cache = options->xbzrle_cache;
+    request->asked = migrate_options_asked(options);
     request->notes = json_array();
     request->src = json_object();
     request->dst = json_object();
@@ -114,10 +117,17 @@ static int copy_texts(const struct qpivot_migrate_options *options,
                             : dup_text(NULL);
     plan->persist_hook = dup_text(options->persist_hook);
     plan->space_hook = dup_text(NULL);
+    plan->tls_dir = dup_text(options->tls_dir);
+    plan->tls_dir_to = dup_text(
+        options->tls_dir_to != NULL ? options->tls_dir_to : options->tls_dir);
+    plan->tls_hostname = dup_text(options->tls_hostname);
+    plan->tls_authz = dup_text(options->tls_authz);
     request->wants = calloc(options->n_disks + 1, sizeof(*request->wants));
     if (plan->qmp == NULL || plan->dst_qmp == NULL || plan->address == NULL ||
         plan->emit_config == NULL || plan->persist_hook == NULL ||
-        plan->space_hook == NULL || request->wants == NULL) {
+        plan->space_hook == NULL || plan->tls_dir == NULL ||
+        plan->tls_dir_to == NULL || plan->tls_hostname == NULL ||
+        plan->tls_authz == NULL || request->wants == NULL) {
         return -ENOMEM;
     }
     request->n_wants = options->n_disks;
@@ -399,7 +409,7 @@ static json_t *former_settings(const struct plan *plan, const json_t *replies)
                      parameters);
 }
 
-static void want_capability(struct op *op, const char *name, bool needed)
+void migrate_want_capability(struct op *op, const char *name, bool needed)
 {
     struct migrate_request *request = op_request(op);
     const char *key = "query-migrate-capabilities";
@@ -421,16 +431,16 @@ static void decide_settings(struct op *op)
     const struct migrate_request *request = op_request(op);
     plan->capabilities = json_array();
     plan->parameters = json_object();
-    want_capability(op, "events", true);
-    want_capability(op, "return-path", true);
-    want_capability(op, "pause-before-switchover", true);
+    migrate_want_capability(op, "events", true);
+    migrate_want_capability(op, "return-path", true);
+    migrate_want_capability(op, "pause-before-switchover", true);
     /* Else QEMU 7.2 takes the locks of shared images before 'cont'. */
-    want_capability(op, "late-block-activate", false);
+    migrate_want_capability(op, "late-block-activate", false);
     if ((request->flags & QPIVOT_AUTO_CONVERGE) != 0) {
-        want_capability(op, "auto-converge", true);
+        migrate_want_capability(op, "auto-converge", true);
     }
     if (request->multifd != 0) {
-        want_capability(op, "multifd", true);
+        migrate_want_capability(op, "multifd", true);
         (void)json_object_set_new(plan->parameters, "multifd-channels",
                                   json_integer(request->multifd));
     }
@@ -442,6 +452,7 @@ static void decide_settings(struct op *op)
         (void)json_object_set_new(plan->parameters, "downtime-limit",
                                   json_integer(request->downtime_limit_ms));
     }
+    migrate_option_settings(op);
     plan->src_before = former_settings(plan, request->src);
     plan->dst_before = former_settings(plan, request->dst);
 }
@@ -487,6 +498,7 @@ void migrate_decide(struct op *op)
     }
     decide_address(op);
     decide_settings(op);
+    migrate_check_options(op);
     decide_copies(op);
     emit_plan(op);
 }

@@ -24,6 +24,8 @@ struct migrate_request {
     uint64_t bandwidth;
     unsigned downtime_limit_ms;
     unsigned multifd;
+    uint64_t xbzrle_cache;
+    uint32_t asked; /* enum migrate_option */
     struct migrate_want *wants;
     unsigned n_wants;
     json_t *notes;
@@ -40,6 +42,8 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
                         struct err **errp);
 void migrate_request_free(void *request);
 
+/* Has both QEMUs switch it on; a problem where 'needed' and not there. */
+void migrate_want_capability(struct op *op, const char *name, bool needed);
 /* Of the step's QEMU: what it is and can do; then its graph. */
 step_fn migrate_look, migrate_look_source, migrate_look_destination;
 void migrate_decide(struct op *op);

@@ -12,6 +12,7 @@
 #include "steps/mirror.h"
 #include "steps/persist.h"
 #include "steps/stream.h"
+#include "steps/tls.h"
 
 enum { VERSION = 1, COPY = STEP_PER_DISK, DST = STEP_DST };
 
@@ -21,6 +22,12 @@ static const struct step migrate_steps[] = {
      claim_take, claim_give, claim_probe, NULL, claim_command, 0},
     {"claim-destination", "claim the destination for it",
      claim_take, claim_give, claim_probe, NULL, claim_command, DST},
+    {"tls", "give the source its certificates",
+     tls_add, tls_del, NULL, tls_is_used, tls_client_command, 0},
+    {"tls-destination", "give the destination its own",
+     tls_add, tls_del, NULL, tls_is_used, tls_server_command, DST},
+    {"authz-destination", "tell it whom to let in",
+     authz_add, authz_del, NULL, tls_has_authz, authz_command, DST},
     {"capabilities", "set what the source's stream must be able to do",
      capabilities_set, capabilities_restore, NULL, NULL,
      capabilities_command, 0},
@@ -86,6 +93,12 @@ static const struct step migrate_steps[] = {
     {"parameters-restore", "set its limits back",
      parameters_restore, NULL, NULL, stream_has_parameters, NULL,
      DST | STEP_TIDY},
+    {"authz-remove", "take from it whom to let in",
+     authz_del, NULL, NULL, tls_has_authz, authz_del_command, DST | STEP_TIDY},
+    {"tls-remove-destination", "take the destination's certificates back",
+     tls_del, NULL, NULL, tls_is_used, tls_del_command, DST | STEP_TIDY},
+    {"tls-remove", "take the source's certificates back",
+     tls_del, NULL, NULL, tls_is_left, tls_del_command, STEP_TIDY},
     {"release-destination", "give the destination's claim back",
      claim_give, NULL, NULL, NULL, claim_give_command, DST | STEP_TIDY},
     {"release", "give the claim of the source back",

@@ -97,6 +97,10 @@ static const struct field plan_fields[] = {
     PLAN_LATER(src_before, JSON),
     PLAN_LATER(dst_before, JSON),
     PLAN_LATER(adopted, FLAG),
+    PLAN_LATER(tls_dir, TEXT),
+    PLAN_LATER(tls_dir_to, TEXT),
+    PLAN_LATER(tls_hostname, TEXT),
+    PLAN_LATER(tls_authz, TEXT),
 };
 
 static json_t *fields_to_json(const struct field *fields, size_t n,

@@ -97,7 +97,11 @@ struct plan {
     bool quit_source;      /* else it is left, paused for ever */
     json_t *capabilities;  /* for both: [{"capability","state"}] */
     json_t *parameters;    /* of migrate-set-parameters, for both */
-    json_t *src_before;    /* {"capabilities","parameters"} as they were */
+    char *tls_dir;         /* of the source's credentials, "": no TLS */
+    char *tls_dir_to;
+    char *tls_hostname; /* "": the address */
+    char *tls_authz;    /* "": whoever has a certificate of the CA */
+    json_t *src_before; /* {"capabilities","parameters"} as they were */
     json_t *dst_before;
     bool adopted; /* found in QEMU, without a journal: nothing is freed */
 };

@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "run/claim.h"
 #include "steps/act-on.h"
+#include "steps/tls.h"
 #include "vm/vm.h"
 
 enum { LOOK_AGAIN_MS = 20, PORT_MAX = 8 };
@@ -52,10 +53,19 @@ static bool has_export(const json_t *list, const char *id)
 json_t *server_command(const char *op, const struct plan *plan,
                        const struct plan_disk *disk)
 {
-    (void)op;
     (void)disk;
-    return json_pack("{s:s, s:{s:{s:s, s:o}}}", "execute", "nbd-server-start",
-                     "arguments", "addr", "type", "inet", "data", inet(plan));
+    json_t *args =
+        json_pack("{s:{s:s, s:o}}", "addr", "type", "inet", "data", inet(plan));
+    if (tls_is_used(plan, NULL)) {
+        (void)json_object_set_new(args, "tls-creds",
+                                  json_string(name_once(op, NAME_TLS).text));
+    }
+    if (tls_has_authz(plan, NULL)) {
+        (void)json_object_set_new(args, "tls-authz",
+                                  json_string(name_once(op, NAME_AUTHZ).text));
+    }
+    return json_pack("{s:s, s:o}", "execute", "nbd-server-start", "arguments",
+                     args);
 }
 
 /* How far it has come with finding a port that is free. */
@@ -243,10 +253,29 @@ json_t *client_command(const char *op, const struct plan *plan,
      * A peer that is away must fail the job at once, not hold up every drain
      * (reconnect-delay 0); zeroes go as zeroes.
      */
-    return json_pack("{s:s, s:{s:s, s:s, s:o, s:s, s:s, s:s, s:i}}", "execute",
-                     "blockdev-add", "arguments", "driver", "nbd", "node-name",
-                     node.text, "server", server, "export", id.text, "discard",
-                     "unmap", "detect-zeroes", "unmap", "reconnect-delay", 0);
+    json_t *args = json_pack("{s:s, s:s, s:o, s:s, s:s, s:s, s:i}", "driver",
+                             "nbd", "node-name", node.text, "server", server,
+                             "export", id.text, "discard", "unmap",
+                             "detect-zeroes", "unmap", "reconnect-delay", 0);
+    if (tls_is_used(plan, NULL)) {
+        (void)json_object_set_new(args, "tls-creds",
+                                  json_string(name_once(op, NAME_TLS).text));
+    }
+    if (tls_is_used(plan, NULL) && *plan->tls_hostname != '\0') {
+        (void)json_object_set_new(args, "tls-hostname",
+                                  json_string(plan->tls_hostname));
+    }
+    return json_pack("{s:s, s:o}", "execute", "blockdev-add", "arguments",
+                     args);
+}
+
+static void client_on_added(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    _cleanup_err_ struct err *error = err_copy(err);
+    (void)result;
+    tls_hint(act_plan(act), &error);
+    act_end(act, error);
 }
 
 void client_add(struct act *act)
@@ -260,7 +289,7 @@ void client_add(struct act *act)
             json_object_get(args, "server"), "port",
             json_sprintf("%" JSON_INTEGER_FORMAT, json_integer_value(port)));
     }
-    act_qmp(act, "blockdev-add", json_incref(args), NULL);
+    act_qmp(act, "blockdev-add", json_incref(args), client_on_added);
 }
 
 void client_del(struct act *act)

@@ -15,6 +15,7 @@
 #include "run/claim.h"
 #include "run/op.h"
 #include "steps/export.h"
+#include "steps/tls.h"
 #include "vm/vm.h"
 
 enum {
@@ -52,7 +53,8 @@ static bool is_over(const char *status)
 }
 
 /* The error of a stream that has failed, in QEMU's words. */
-static void stream_error(struct err **errp, const json_t *info)
+static void stream_error(const struct plan *plan, struct err **errp,
+                         const json_t *info)
 {
     const char *status = text_of(info, "status");
     const char *desc = text_of(info, "error-desc");
@@ -60,6 +62,7 @@ static void stream_error(struct err **errp, const json_t *info)
                   *status != '\0' ? status : "not started",
                   *desc != '\0' ? ": " : "", desc);
     err_hint(errp, "the destination's log says more");
+    tls_hint(plan, errp);
 }
 
 /* --- settings --- */
@@ -324,7 +327,7 @@ static void follow_on_info(struct act *act, const struct err *err,
     } else if (str_eq(status, "pre-switchover")) {
         follow_at_gate(act);
     } else if (is_over(status) || str_eq(status, "completed")) {
-        stream_error(&error, result);
+        stream_error(act_plan(act), &error, result);
         act_end(act, error);
     } else if (follow_must_suspend(act, result)) {
         act_set_facts(

@@ -28,6 +28,18 @@ struct name name_of(const char *op, unsigned disk, enum name_what what)
     return name;
 }
 
+struct name name_once(const char *op, enum name_once what)
+{
+    static const char *const suffixes[] = {
+        [NAME_TLS] = "tls",
+        [NAME_AUTHZ] = "authz",
+    };
+    struct name name;
+    (void)snprintf(name.text, sizeof(name.text), "qpv-%s-%s", op,
+                   suffixes[what]);
+    return name;
+}
+
 bool name_is_ours(const char *name)
 {
     return str_starts(name, "qpv-");

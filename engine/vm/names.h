@@ -2,7 +2,8 @@
 /*
  * Every name that we invent, derived from the operation's id and the disk
  * before it is used, so that undo, probe and recover need no reply:
- *     qpv-<op>-d<index>[-<what>]
+ *     qpv-<op>-d<index>[-<what>]    of a disk
+ *     qpv-<op>-<what>               of the operation
  * QEMU's node names hold at most 31 bytes and start with a letter.
  */
 #pragma once
@@ -36,6 +37,14 @@ struct name {
 };
 
 struct name name_of(const char *op, unsigned disk, enum name_what what);
+
+/* What an operation has once, of no disk. */
+enum name_once {
+    NAME_TLS,   /* qpv-k3f9x2-tls       credentials of stream and exports */
+    NAME_AUTHZ, /* ...-authz            whom the destination lets in */
+};
+
+struct name name_once(const char *op, enum name_once what);
 
 /* Whether a name in QEMU or on a storage was invented by qpivot. */
 bool name_is_ours(const char *name);

@@ -38,10 +38,17 @@ json_t *fake_vm_add_client(struct fake_vm *vm, const json_t *args)
     const char *name = text(args, "node-name"), *wanted = text(args, "export");
     const struct fake_export *export = find(vm->peer, wanted);
     const char *port = text(json_object_get(args, "server"), "port");
+    json_t *refusal = fake_vm_lacks_object(vm, args, "tls-creds");
+    if (refusal != NULL) {
+        return refusal;
+    }
     if (vm->peer == NULL || vm->peer->dead || !vm->peer->serves ||
         port == NULL || strtoul(port, NULL, 10) != vm->peer->serves) {
         return fake_vm_refuse("Failed to connect to '127.0.0.1:61000':"
                               " Connection refused");
+    }
+    if (vm->peer->serves_tls != (text(args, "tls-creds") != NULL)) {
+        return fake_vm_refuse("Server does not support option 5");
     }
     if (export == NULL) {
         return fake_vm_refuse("Requested export not available");
@@ -65,6 +72,13 @@ static json_t *server_start(struct fake_vm *vm, const json_t *args)
 {
     const json_t *data = json_object_get(json_object_get(args, "addr"), "data");
     const char *port = text(data, "port");
+    json_t *refusal = fake_vm_lacks_object(vm, args, "tls-creds");
+    if (refusal == NULL) {
+        refusal = fake_vm_lacks_object(vm, args, "tls-authz");
+    }
+    if (refusal != NULL) {
+        return refusal;
+    }
     if (vm->serves) {
         return fake_vm_refuse("NBD server already running");
     }
@@ -75,6 +89,7 @@ static json_t *server_start(struct fake_vm *vm, const json_t *args)
                               " already in use");
     }
     vm->serves = number;
+    vm->serves_tls = text(args, "tls-creds") != NULL;
     return json_object();
 }
 

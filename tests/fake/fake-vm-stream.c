@@ -114,6 +114,13 @@ static void load(struct fake_vm *vm, struct fake_vm *peer)
     fake_vm_event(peer, "MIGRATION", json_pack("{s:s}", "status", "completed"));
 }
 
+/* Either both by TLS or none. */
+static bool speak_alike(const struct fake_vm *vm, const struct fake_vm *peer)
+{
+    return str_eq(text(vm->stream.parameters, "tls-creds"), "") ==
+           str_eq(text(peer->stream.parameters, "tls-creds"), "");
+}
+
 static void stream_tick(struct fake_vm *vm)
 {
     struct fake_stream *stream = &vm->stream;
@@ -121,7 +128,7 @@ static void stream_tick(struct fake_vm *vm)
     bool reaches = peer != NULL && !peer->dead && !peer->ends;
     switch (stream->phase) {
     case FAKE_SETUP:
-        if (!reaches || !peer->stream.listens) {
+        if (!reaches || !peer->stream.listens || !speak_alike(vm, peer)) {
             end_badly(vm, FAKE_FAILED);
             break;
         }
@@ -255,6 +262,13 @@ static json_t *query_capabilities(struct fake_vm *vm, const json_t *args)
     return list;
 }
 
+json_t *fake_vm_default_parameters(void)
+{
+    return json_pack("{s:i, s:i, s:s, s:s, s:s}", "max-bandwidth", 134217728,
+                     "xbzrle-cache-size", 67108864, "tls-creds", "",
+                     "tls-hostname", "", "tls-authz", "");
+}
+
 static json_t *query_parameters(struct fake_vm *vm, const json_t *args)
 {
     (void)args;
@@ -294,12 +308,25 @@ static json_t *set_parameters(struct fake_vm *vm, const json_t *args)
 
 /* --- acts --- */
 
+/* "" is none, as in QEMU. */
+static json_t *lacks_credentials(const struct fake_vm *vm)
+{
+    const json_t *parameters = vm->stream.parameters;
+    return str_eq(text(parameters, "tls-creds"), "")
+               ? NULL
+               : fake_vm_lacks_object(vm, parameters, "tls-creds");
+}
+
 static json_t *migrate_incoming(struct fake_vm *vm, const json_t *args)
 {
     (void)args;
     if (!vm->was_incoming) {
         return fake_vm_refuse(
             "'-incoming' was not specified on the command line");
+    }
+    json_t *refusal = lacks_credentials(vm);
+    if (refusal != NULL) {
+        return refusal;
     }
     if (vm->stream.listens) {
         return fake_vm_refuse("The incoming migration has already been"
@@ -313,6 +340,10 @@ static json_t *migrate_incoming(struct fake_vm *vm, const json_t *args)
 static json_t *migrate(struct fake_vm *vm, const json_t *args)
 {
     (void)args;
+    json_t *refusal = lacks_credentials(vm);
+    if (refusal != NULL) {
+        return refusal;
+    }
     if (is_sending(vm)) {
         return fake_vm_refuse("There's a migration process in progress");
     }

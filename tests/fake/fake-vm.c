@@ -322,6 +322,15 @@ static json_t *object_add(struct fake_vm *vm, const json_t *args)
     return json_object();
 }
 
+json_t *fake_vm_lacks_object(const struct fake_vm *vm, const json_t *args,
+                             const char *key)
+{
+    const char *id = text(args, key);
+    return id == NULL || json_object_get(vm->objects, id) != NULL
+               ? NULL
+               : fake_vm_refuse("No TLS credentials with id '%s'", id);
+}
+
 static json_t *object_del(struct fake_vm *vm, const json_t *args)
 {
     return json_object_del(vm->objects, text(args, "id")) == 0
@@ -428,7 +437,7 @@ struct fake_vm *fake_vm_new(struct store *store)
     vm->store = store;
     vm->objects = json_object();
     vm->stream.capabilities = json_object();
-    vm->stream.parameters = json_pack("{s:i}", "max-bandwidth", 134217728);
+    vm->stream.parameters = fake_vm_default_parameters();
     copy(vm->shutdown, sizeof(vm->shutdown), "poweroff");
     return vm;
 }
@@ -529,9 +538,11 @@ json_t *fake_vm_leftovers(const struct fake_vm *vm)
     if (vm->serves) {
         tell_left(list, "server", "NBD");
     }
-    if (json_integer_value(json_object_get(vm->stream.parameters,
-                                           "max-bandwidth")) != 134217728) {
-        tell_left(list, "parameter", "max-bandwidth");
+    json_auto_t *parameters = fake_vm_default_parameters();
+    json_object_foreach(parameters, id, object) {
+        if (!json_equal(object, json_object_get(vm->stream.parameters, id))) {
+            tell_left(list, "parameter", id);
+        }
     }
     if (!str_eq(vm->shutdown, "poweroff")) {
         tell_left(list, "shutdown action", vm->shutdown);

@@ -110,6 +110,7 @@ struct fake_vm {
     struct fake_stream stream;
     struct fake_export exports[FAKE_EXPORTS];
     unsigned serves; /* port of its NBD server, 0: none */
+    bool serves_tls; /* ... to who speaks TLS only */
     unsigned taken;  /* the first port that was asked for: somebody has it */
     bool was_incoming;
     bool ends; /* its process is about to end: the owner sees to it */
@@ -189,6 +190,11 @@ json_t *fake_vm_exports(struct fake_vm *vm, const char *command,
 /* fake-vm-bitmap.c */
 json_t *fake_vm_bitmaps(struct fake_vm *vm, const char *command,
                         const json_t *args);
+/* Of the stream, as a fresh QEMU has them; new reference. */
+json_t *fake_vm_default_parameters(void);
+/* NULL, or why an object that 'args' names by 'key' is not there. */
+json_t *fake_vm_lacks_object(const struct fake_vm *vm, const json_t *args,
+                             const char *key);
 /* An NBD client node: what the peer exports by that name. */
 json_t *fake_vm_add_client(struct fake_vm *vm, const json_t *args);
 struct store_volume *fake_vm_exported(const struct fake_vm *vm,

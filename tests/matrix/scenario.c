@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "matrix/scenario.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -87,6 +89,12 @@ const struct scenario scenarios[] = {
      .flags = QPIVOT_SUSPEND,
      .abort_at = "mirror-end",
      .targets = {"nbd"}},
+    {.name = "migrate-tls", .operation = &migrate_operation,
+     .n_disks = 1, .thin = 2, .thin_lost = 4,
+     .tls = true,
+     .flags = QPIVOT_KEEP_SOURCE | QPIVOT_XBZRLE,
+     .abort_at = "mirror-end",
+     .targets = {"nbd"}},
     {.name = "migrate-share", .operation = &migrate_operation,
      .n_disks = 2, .thin = 3, .thin_lost = 4,
      .old_state = true,
@@ -125,6 +133,23 @@ static void prepare_destination(const struct scenario *scenario,
     fake_vm_await(world->dst_vm, scenario->autostart);
 }
 
+/* Looked for, never read: that is QEMU's. */
+static void prepare_certificates(const char *dir)
+{
+    static const char *const names[] = {"ca-cert.pem", "client-cert.pem",
+                                        "client-key.pem", "server-cert.pem",
+                                        "server-key.pem"};
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        _cleanup_free_ char *path = str_printf("%s/%s", dir, names[i]);
+        _cleanup_close_ int fd =
+            path != NULL ? open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600)
+                         : -1;
+        if (fd < 0) {
+            abort();
+        }
+    }
+}
+
 void scenario_prepare(const struct scenario *scenario, struct world *world)
 {
     world_begin(world, scenario_migrates(scenario));
@@ -143,6 +168,9 @@ void scenario_prepare(const struct scenario *scenario, struct world *world)
     }
     world->vm->runstate = scenario->paused ? FAKE_PAUSED : FAKE_RUNS;
     world->vm->keeps_old_state = scenario->old_state;
+    if (scenario->tls) {
+        prepare_certificates(world->dir);
+    }
     if (world->dst_vm != NULL) {
         prepare_destination(scenario, world);
     }
@@ -203,7 +231,9 @@ static void run(const struct scenario *scenario, struct world *world,
                  .n_disks = scenario->n_disks,
                  .flags = scenario->flags,
                  .timeout_ms = late ? TIMEOUT_MS : 0,
-                 .emit_config = config           },
+                 .emit_config = config,
+                 .tls_dir = scenario->tls ? world->dir : NULL,
+                 .tls_authz = scenario->tls ? "CN=source" : NULL   },
     };
     world_run(world, &request);
 }

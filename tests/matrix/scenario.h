@@ -26,6 +26,7 @@ struct scenario {
     bool autostart;     /* the destination was started without -S */
     bool old_state;     /* QEMU 10's way with a paused guest */
     bool window;        /* with an undo window */
+    bool tls;           /* by certificates, of one client name only */
     unsigned flags;
     enum qpivot_via via;
     enum qpivot_verify_mode verify;

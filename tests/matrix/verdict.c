@@ -142,10 +142,16 @@ static bool storage_is(struct world *world, const struct scenario *scenario,
     return n == 0 || against(text, "a volume of ours is left on the storage");
 }
 
-/* Which ones there were before an operation's QEMU does not tell. */
+/*
+ * Which ones there were before an operation's QEMU does not tell; a parameter
+ * names the certificates.
+ */
 static bool is_setting(const char *what)
 {
-    return str_starts(what, "capability ") || str_starts(what, "parameter ");
+    size_t n = strlen(what);
+    return str_starts(what, "capability ") || str_starts(what, "parameter ") ||
+           (n > 4 && str_eq(what + n - 4, "-tls")) ||
+           (n > 6 && str_eq(what + n - 6, "-authz"));
 }
 
 static bool nothing_left_in(const struct fake_vm *vm, bool moved, bool settings,

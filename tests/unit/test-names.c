@@ -22,6 +22,16 @@ Test(names, every_name_fits_into_a_node_name_of_qemu)
                      "qpv-k3f9x2-d1-file");
 }
 
+Test(names, what_an_operation_has_once_is_known_as_its_own)
+{
+    struct name name = name_once("k3f9x2", NAME_TLS);
+    char op[OP_ID_SIZE];
+    cr_assert_str_eq(name.text, "qpv-k3f9x2-tls");
+    cr_assert(name_operation(name.text, op));
+    cr_assert_str_eq(op, "k3f9x2");
+    cr_assert_str_eq(name_once("k3f9x2", NAME_AUTHZ).text, "qpv-k3f9x2-authz");
+}
+
 Test(names, what_is_not_ours_is_told_apart)
 {
     cr_assert(name_is_ours(NAME_CLAIM));

@@ -81,6 +81,10 @@ static bool came_later(const char *key)
         "qemu_uid",
         "undo_window_ms",
         "from_blockdevs",
+        "tls_dir",
+        "tls_dir_to",
+        "tls_hostname",
+        "tls_authz",
     };
     for (unsigned i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         if (strcmp(keys[i], key) == 0) {
