@@ -285,12 +285,12 @@ ONLY_WITH = {"suspend": ["--suspend"], "stream-gate": ["--suspend"],
              "release": ["--source-after", "pause"]}
 
 
-def kill_everywhere(lab, state):
+def kill_everywhere(lab, half, state):
     """Kills the engine at each step in turn; recover must end it either way,
     and never do both QEMUs run, nor could they."""
     pair = Pair(lab, {"d0": "nfs", "d1": "rbd", "d2": "raw"}, to={"d2": "raw"})
     ends = {}
-    for step in lab.qpivot.steps("migrate"):
+    for step in lab.share(lab.qpivot.steps("migrate"), half):
         e = pair.start("--emit-config", lab.path("config"), *ONLY_WITH.get(step, ()))
         e.kill_at(step, state)
         assert len(pair.runs_at()) <= 1, (step, pair.runs_at())
@@ -317,13 +317,13 @@ def kill_everywhere(lab, state):
 @needs("ceph", "nfs")
 @timeout(480)
 def test_killed_at_the_start_of_every_step(lab):
-    kill_everywhere(lab, "start")
+    kill_everywhere(lab, 0, "start")
 
 
 @needs("ceph", "nfs")
 @timeout(480)
 def test_killed_at_the_end_of_every_step(lab):
-    kill_everywhere(lab, "end")
+    kill_everywhere(lab, 1, "end")
 
 
 @timeout(120)

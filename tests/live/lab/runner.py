@@ -63,8 +63,9 @@ class Lab:
     """What one test has: a folder, an installation of QEMU, shared services,
     and a stack of things to end."""
 
-    def __init__(self, install, services, tmp):
+    def __init__(self, install, services, tmp, thin=False):
         self.install, self.services, self.tmp = install, services, Path(tmp)
+        self.thin = thin
         # Storage ends after the machines that use it, whenever it began.
         self.storage, self.stack = contextlib.ExitStack(), contextlib.ExitStack()
         self.qpivot = qpivot.Qpivot(self)
@@ -77,6 +78,11 @@ class Lab:
 
     def path(self, name):
         return str(self.tmp / name)
+
+    def share(self, steps, n):
+        """The n-th half of the steps of an operation in a run with --thin (its
+        tests kill at the start and at the end), else all."""
+        return steps[n::2] if self.thin else steps
 
     def ends(self, thing, storage=False):
         """Registers thing.stop() for the end of the test."""
@@ -194,7 +200,7 @@ class Job:
         signal.signal(signal.SIGALRM, alarm)
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
         tmp = Path(tempfile.mkdtemp(prefix="t", dir=run.tmp))
-        lab = Lab(run.install, run.services, tmp)
+        lab = Lab(run.install, run.services, tmp, run.opts.thin)
         result, why = "ok", ""
         try:
             try:
@@ -356,6 +362,8 @@ def main(argv=None):
     p.add_argument("--qemu", metavar="PREFIX", help="a QEMU unpacked in a prefix")
     p.add_argument("--no-isolate", action="store_true",
                    help="run in the system's own namespaces (to look in from outside)")
+    p.add_argument("--thin", action="store_true",
+                   help="kill at the start or at the end of each step, not at both")
     p.add_argument("--again", type=int, metavar="N", default=0,
                    help="if at most N fail: each once more, alone; told, and that counts")
     p.add_argument("--tail", type=int, default=25, metavar="N",
