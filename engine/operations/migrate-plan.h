@@ -72,6 +72,13 @@ void migrate_check_machines(struct op *op);
 
 enum migrate_same { MIGRATE_UNPROVED, MIGRATE_SAME, MIGRATE_DIFFERENT };
 
+/*
+ * By what both call it; not of files. 'one_host': what is local to a host, as
+ * 127.0.0.1, is the same to both.
+ */
+enum migrate_same migrate_same_name(const char *driver, const char *src,
+                                    const char *dst_driver, const char *dst,
+                                    bool one_host);
 /* Whether a disk of the source is the same storage as 'there'. */
 enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
                                const struct graph_node *there);

@@ -5,6 +5,8 @@
  */
 #include <dirent.h>
 #include <inttypes.h>
+#include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 #include "base/str.h"
@@ -76,6 +78,65 @@ static bool are_apart(const char *a, const char *b)
     return str_eq(a, "rbd") && (str_eq(b, "file") || str_eq(b, "nfs"));
 }
 
+/* Names that mean another server, or socket, on another host. */
+static bool is_of_one_host(const struct volume *volume)
+{
+    static const char *const hosts[] = {"localhost", "127.", "[::1]",
+                                        "[::ffff:127."};
+    const char *host = strstr(volume->uri, "://");
+    if (str_starts(volume->uri, "nbd+unix:")) {
+        return true;
+    }
+    for (unsigned i = 0; host != NULL && i < ARRAY_SIZE(hosts); i++) {
+        if (strncasecmp(host + 3, hosts[i], strlen(hosts[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+enum migrate_same migrate_same_name(const char *driver, const char *src,
+                                    const char *dst_driver, const char *dst,
+                                    bool one_host)
+{
+    if (are_apart(driver, dst_driver) || are_apart(dst_driver, driver)) {
+        return MIGRATE_DIFFERENT;
+    }
+    struct volume *a = NULL, *b = NULL;
+    enum migrate_same same = MIGRATE_UNPROVED;
+    (void)volume_from_node(driver, src, &a);
+    (void)volume_from_node(dst_driver, dst, &b);
+    if (a != NULL && b != NULL && str_eq(driver, dst_driver)) {
+        /* A server has many names; an image of another name is another one. */
+        bool equal = str_eq(a->uri, b->uri);
+        bool other = str_eq(driver, "rbd") && !str_eq(a->name, b->name);
+        same = equal && (one_host || !is_of_one_host(a)) ? MIGRATE_SAME
+               : other                                   ? MIGRATE_DIFFERENT
+                                                         : MIGRATE_UNPROVED;
+    }
+    volume_free(a);
+    volume_free(b);
+    return same;
+}
+
+static bool is_one(uint64_t a, uint64_t b, const char *namespace)
+{
+    _cleanup_free_ char *src =
+        str_printf("/proc/%" PRIu64 "/ns/%s", a, namespace);
+    _cleanup_free_ char *dst =
+        str_printf("/proc/%" PRIu64 "/ns/%s", b, namespace);
+    struct stat x, y;
+    return src != NULL && dst != NULL && stat(src, &x) == 0 &&
+           stat(dst, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Whether one address, or socket, is the same to both. */
+static bool are_on_one_host(struct op *op)
+{
+    uint64_t a = vm_process(op_vm(op)).pid, b = vm_process(op_dst_vm(op)).pid;
+    return a != 0 && b != 0 && is_one(a, b, "net") && is_one(a, b, "mnt");
+}
+
 enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
                                const struct graph_node *there)
 {
@@ -89,21 +150,6 @@ enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
     if (is_local(driver) && is_local(there->driver)) {
         return same_file(op, filename, there->filename);
     }
-    if (are_apart(driver, there->driver) || are_apart(there->driver, driver)) {
-        return MIGRATE_DIFFERENT;
-    }
-    struct volume *a = NULL, *b = NULL;
-    enum migrate_same same = MIGRATE_UNPROVED;
-    (void)volume_from_node(driver, filename, &a);
-    (void)volume_from_node(there->driver, there->filename, &b);
-    if (a != NULL && b != NULL && str_eq(driver, there->driver)) {
-        /* A server has many names; an image of another name is another one. */
-        same = str_eq(a->uri, b->uri) ? MIGRATE_SAME
-               : str_eq(driver, "rbd") && !str_eq(a->name, b->name)
-                   ? MIGRATE_DIFFERENT
-                   : MIGRATE_UNPROVED;
-    }
-    volume_free(a);
-    volume_free(b);
-    return same;
+    return migrate_same_name(driver, filename, there->driver, there->filename,
+                             are_on_one_host(op));
 }
