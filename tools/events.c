@@ -259,6 +259,10 @@ static void progress_text(const json_t *event, bool rates, char *out,
 
 static void show_ready(struct events *e, const json_t *event)
 {
+    if (has(event, "reason")) {
+        terminal_say(&e->terminal, "ready: %s", word(event, "reason", "?"));
+        return;
+    }
     terminal_say(&e->terminal, "%s: ready", word(event, "disk", "?"));
 }
 

@@ -10,12 +10,14 @@
 #include "operations/migrate-options.h"
 #include "qmp/qmp.h"
 #include "qpivot.h"
+#include "steps/backlog.h"
 #include "steps/persist.h"
 #include "vm/graph.h"
 #include "vm/vm.h"
 
 enum {
     FREEZE_LIMIT_MS = 5000,
+    DOWNTIME_LIMIT_MS = 300, /* QEMU's default */
     COMMAND_TIMEOUT_MS = 30000,
     N_DISKS_MAX = 64,
     PORT_FIRST = 61000, /* above what Linux gives to clients by itself */
@@ -69,7 +71,7 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
     plan->command_timeout_ms = options->command_timeout_ms != 0
                                    ? options->command_timeout_ms
                                    : COMMAND_TIMEOUT_MS;
-    plan->copy_mode = QPIVOT_COPY_WRITE_BLOCKING;
+    plan->copy_mode = QPIVOT_COPY_AUTO;
     request->flags = options->flags;
     request->bandwidth = options->bandwidth;
     request->downtime_limit_ms = options->downtime_limit_ms;
@@ -213,7 +215,8 @@ static const char *wanted(struct op *op, const struct graph *graph,
 }
 
 static int fill_disk(struct plan_disk *disk, const struct graph *graph,
-                     const struct graph_disk *found, const char *how)
+                     const struct graph_disk *found, const char *how,
+                     bool can_switch)
 {
     struct volume *volume = NULL;
     disk->disk = dup_text(found->device->label);
@@ -256,7 +259,7 @@ static int fill_disk(struct plan_disk *disk, const struct graph *graph,
     disk->legacy_name = dup_text(NULL);
     disk->sync = dup_text("full");
     disk->reason = dup_text(NULL);
-    disk->copy_mode = dup_text("write-blocking");
+    disk->copy_mode = dup_text(backlog_copy_mode(can_switch));
     disk->how = dup_text(how);
     disk->dst_node = dup_text(NULL);
     return disk->disk != NULL && disk->device != NULL && disk->root != NULL &&
@@ -293,6 +296,8 @@ static void source_on_graph(struct act *act, const struct err *err,
         return;
     }
     const struct graph_device *devices = graph_devices(graph, &n);
+    bool can_switch = qmp_schema_has_arg(
+        vm_schema(op_vm(op)), "block-job-change", "type=mirror.copy-mode");
     unsigned n_disks = 0;
     for (unsigned i = 0; i < n; i++) {
         n_disks += is_disk(op, &devices[i]);
@@ -311,8 +316,8 @@ static void source_on_graph(struct act *act, const struct err *err,
         struct plan_disk *disk = &op_plan(op)->disks[at++];
         if (graph_disk(graph, &devices[i], &found, &error) < 0) {
             op_problem(op, error);
-        } else if (fill_disk(disk, graph, found,
-                             wanted(op, graph, &devices[i])) < 0) {
+        } else if (fill_disk(disk, graph, found, wanted(op, graph, &devices[i]),
+                             can_switch) < 0) {
             migrate_problem(op, -ENOMEM, devices[i].label, "out of memory");
         } else {
             migrate_check_source(op, disk, found);
@@ -425,6 +430,17 @@ void migrate_want_capability(struct op *op, const char *name, bool needed)
     }
 }
 
+/* QEMU's own where the user names none: the disks must fit into it, too. */
+static json_int_t downtime_limit_of(const struct migrate_request *request)
+{
+    const json_t *now =
+        json_object_get(request->src, "query-migrate-parameters");
+    json_int_t ms = json_integer_value(json_object_get(now, "downtime-limit"));
+    return request->downtime_limit_ms != 0 ? request->downtime_limit_ms
+           : ms > 0                        ? ms
+                                           : DOWNTIME_LIMIT_MS;
+}
+
 static void decide_settings(struct op *op)
 {
     struct plan *plan = op_plan(op);
@@ -448,10 +464,8 @@ static void decide_settings(struct op *op)
                               json_integer(request->bandwidth != 0
                                                ? (json_int_t)request->bandwidth
                                                : no_limit));
-    if (request->downtime_limit_ms != 0) {
-        (void)json_object_set_new(plan->parameters, "downtime-limit",
-                                  json_integer(request->downtime_limit_ms));
-    }
+    (void)json_object_set_new(plan->parameters, "downtime-limit",
+                              json_integer(downtime_limit_of(request)));
     migrate_option_settings(op);
     plan->src_before = former_settings(plan, request->src);
     plan->dst_before = former_settings(plan, request->dst);

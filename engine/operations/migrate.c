@@ -8,6 +8,7 @@
 #include "operations/migrate-plan.h"
 #include "qpivot.h"
 #include "run/claim.h"
+#include "steps/backlog.h"
 #include "steps/export.h"
 #include "steps/mirror.h"
 #include "steps/persist.h"
@@ -58,6 +59,11 @@ static const struct step migrate_steps[] = {
     {"mirror-ready", "copy until source and target are equal",
      mirror_ready, NULL, NULL, export_is_copied, NULL,
      COPY | STEP_LONG | STEP_LOOKS},
+    {"mirror-active", "from now on the guest's writes go to both sides",
+     backlog_switch, NULL, NULL, backlog_may_switch, backlog_switch_command,
+     COPY | STEP_REPEATS},
+    {"backlog", "see that what is left fits into the downtime",
+     backlog_wait, NULL, NULL, export_is_copied, NULL, STEP_LONG | STEP_LOOKS},
     {"check-disks", "see that nobody has changed the disks",
      copy_check, NULL, NULL, NULL, NULL, STEP_LOOKS},
     {"stream", "send the guest's memory, the guest still running",

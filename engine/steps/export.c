@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "run/claim.h"
 #include "steps/act-on.h"
+#include "steps/backlog.h"
 #include "steps/tls.h"
 #include "vm/vm.h"
 
@@ -461,6 +462,9 @@ static void end_on_jobs(struct act *act, const struct job_list *jobs)
     }
     bool ready =
         err == NULL && (job->status == JOB_READY || job->status == JOB_STANDBY);
+    if (ready && !ending->asked) {
+        (void)backlog_check(act, job, &err);
+    }
     if (err != NULL) {
         act_end(act, err);
     } else if (ready && !ending->asked) {

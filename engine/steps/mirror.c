@@ -8,6 +8,7 @@
 #include "policy/converge.h"
 #include "policy/latency.h"
 #include "policy/progress.h"
+#include "policy/stall.h"
 #include "qmp/qmp.h"
 #include "qpivot.h"
 #include "steps/act-on.h"
@@ -20,12 +21,15 @@ enum {
     POLICY_MS = 1000, /* between two looks of the policies */
     RESUME_MS = 2000, /* between two tries of a job that waits for space */
     HOOK_MS = 60000,
+    STALL_BYTES = 16 * 1024 * 1024, /* what QEMU has under way at most */
+    STALL_FIRST = 10, /* times as long, while the target is zeroed maybe */
 };
 
 /* What following one job needs; it begins anew after a crash. */
 struct follow {
     struct alive_watch watch;
     struct progress progress;
+    struct stall stall;
     struct converge converge;
     struct latency latency;
     uint64_t begun_ms;
@@ -50,6 +54,7 @@ static void follow_ended(struct act *act, const struct job *job);
 static void ended_on_graph(struct act *act, const struct err *err,
                            const struct graph *graph);
 static void follow_pending(struct act *act);
+static bool follow_stalls(struct act *act, const struct job *job);
 static void follow_tell(struct act *act, const struct job *job,
                         const char *phase);
 static void follow_space(struct act *act, const struct job *job);
@@ -261,6 +266,9 @@ static void follow_on_jobs(struct act *act, const struct job_list *jobs)
         follow_ready(act, job, jobs);
         return;
     }
+    if (follow_stalls(act, job)) {
+        return;
+    }
     follow->waits_for_space = follow->hook_ran = false;
     if (!follow->watch.alive.told) {
         act_set_waiting(act, NULL, NULL);
@@ -313,6 +321,36 @@ static void follow_pending(struct act *act)
                   "the mirror job was completed by somebody else: it is"
                   " cancelled, so that the guest's writes go on");
     act_end(act, err);
+}
+
+/*
+ * On the way to another host: a link that is cut ends no connection, and the
+ * destination may answer by another way.
+ */
+static bool follow_stalls(struct act *act, const struct job *job)
+{
+    struct follow *follow = act_scratch(act, sizeof(*follow));
+    const struct plan *plan = act_plan(act);
+    _cleanup_err_ struct err *err = NULL;
+    uint64_t limit = plan->command_timeout_ms;
+    limit *= job->offset == 0 ? STALL_FIRST : 1;
+    limit +=
+        follow->speed != 0 ? STALL_BYTES * UINT64_C(1000) / follow->speed : 0;
+    if (!str_eq(act_disk(act)->how, "nbd") || job->status != JOB_RUNNING) {
+        stall_reset(&follow->stall);
+        return false;
+    }
+    uint64_t ms =
+        stall_sample(&follow->stall, act_now_ms(act), job->offset + job->len);
+    if (ms < limit) {
+        return false;
+    }
+    (void)err_set(&err, -ETIMEDOUT, act_disk(act)->disk,
+                  "nothing was copied for %u s: the link to the destination is"
+                  " cut, or its storage stands still",
+                  (unsigned)(ms / 1000));
+    act_end(act, err);
+    return true;
 }
 
 static void follow_ended(struct act *act, const struct job *job)

@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "policy/stall.h"
 #include "run/claim.h"
 #include "run/op.h"
 #include "steps/export.h"
@@ -31,6 +32,7 @@ enum {
 struct following {
     uint64_t begun_ms;
     uint64_t told_ms;
+    struct stall stall;
     bool known; /* 'running' has been seen */
     bool running;
     bool ours; /* an earlier engine may have stopped the guest */
@@ -276,6 +278,25 @@ static void follow_tell(struct act *act, const json_t *info)
                        "rate", (json_int_t)(mbps * 125000.0)));
 }
 
+/* A link that is cut ends no connection: what was sent tells. */
+static bool follow_stalls(struct act *act, const json_t *info,
+                          struct err **errp)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    uint64_t sent = count_of(json_object_get(info, "ram"), "transferred");
+    uint64_t ms = stall_sample(&f->stall, act_now_ms(act), sent);
+    bool sends = str_eq(text_of(info, "status"), "active") ||
+                 str_eq(text_of(info, "status"), "setup");
+    if (!sends || ms < act_plan(act)->command_timeout_ms) {
+        return false;
+    }
+    (void)err_set(errp, -ETIMEDOUT, "migration",
+                  "nothing of the memory was sent for %u s: the link to the"
+                  " destination is cut, or it stands still",
+                  (unsigned)(ms / 1000));
+    return true;
+}
+
 /* The guest stands, or is about to: is it time to stop it for the stream? */
 static bool follow_must_suspend(struct act *act, const json_t *info)
 {
@@ -303,16 +324,26 @@ static void follow_on_runstate(struct act *act, const struct err *err,
     act_again_on_event(act, FOLLOW_MS, follow_look);
 }
 
+static double follow_seconds(struct act *act)
+{
+    const struct following *f = act_scratch(act, sizeof(*f));
+    return (double)(act_now_ms(act) - f->begun_ms) / 1000.0;
+}
+
 /* Pre-switchover: the guest stands. From now on the freeze limit counts. */
-static void follow_at_gate(struct act *act)
+static void follow_at_gate(struct act *act, const json_t *info)
 {
     struct following *f = act_scratch(act, sizeof(*f));
     _cleanup_err_ struct err *err = NULL;
     (void)act_guard_stream(act, (unsigned)act_plan(act)->freeze_limit_ms, &err);
-    if (err == NULL && f->known) {
-        act_set_facts(act, json_pack("{s:b, s:b}", "running", f->running,
-                                     "suspend", f->ours));
+    json_t *facts = json_pack(
+        "{s:f, s:I}", "seconds", follow_seconds(act), "bytes",
+        (json_int_t)count_of(json_object_get(info, "ram"), "transferred"));
+    if (f->known) {
+        (void)json_object_set_new(facts, "running", json_boolean(f->running));
+        (void)json_object_set_new(facts, "suspend", json_boolean(f->ours));
     }
+    act_set_facts(act, facts);
     act_end(act, err);
 }
 
@@ -325,13 +356,16 @@ static void follow_on_info(struct act *act, const struct err *err,
     if (err != NULL) {
         act_end(act, err);
     } else if (str_eq(status, "pre-switchover")) {
-        follow_at_gate(act);
+        follow_at_gate(act, result);
     } else if (is_over(status) || str_eq(status, "completed")) {
         stream_error(act_plan(act), &error, result);
         act_end(act, error);
+    } else if (follow_stalls(act, result, &error)) {
+        act_end(act, error);
     } else if (follow_must_suspend(act, result)) {
-        act_set_facts(
-            act, json_pack("{s:b, s:b}", "suspend", 1, "running", f->running));
+        act_set_facts(act,
+                      json_pack("{s:b, s:b, s:f}", "suspend", 1, "running",
+                                f->running, "seconds", follow_seconds(act)));
         act_end(act, NULL);
     } else {
         follow_tell(act, result);

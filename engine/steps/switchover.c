@@ -14,7 +14,18 @@
 #include "vm/graph.h"
 #include "vm/vm.h"
 
-enum { LOOK_MS = 50, LOOK_AGAIN_MS = 200, LOOKS_MAX = 25 };
+enum {
+    LOOK_MS = 50,
+    LOOK_AGAIN_MS = 200,
+    LOOKS_MAX = 25,
+    SETTLE_MS = 30000, /* from the cut on */
+};
+
+/* While the source hands the guest over. */
+struct handing {
+    uint64_t begun_ms;
+    bool cut;
+};
 
 /* What the probe has found out so far. */
 struct asking {
@@ -54,6 +65,35 @@ static void tell(struct act *act)
              json_pack("{s:o, s:s}", "disks", disks, "to", plan->dst_qmp));
 }
 
+/*
+ * The source has sent all, and waits for the destination to say that it has
+ * it: as long as TCP tries, if the link is cut. 'migrate_cancel' is no way out
+ * of this state (QEMU 7.2 dies of it); without a connection the source fails,
+ * and goes on with the guest. Whichever it says then holds.
+ */
+static bool handing_is_stuck(struct act *act, const char *status,
+                             struct err **errp)
+{
+    struct handing *handing = act_scratch(act, sizeof(*handing));
+    uint64_t limit = act_plan(act)->freeze_limit_ms;
+    uint64_t ms =
+        handing != NULL ? act_now_ms(act) - handing->begun_ms : UINT64_MAX;
+    if (ms > limit && handing != NULL && !handing->cut) {
+        handing->cut = true;
+        act_warn(act,
+                 "the source has waited for the destination for longer than"
+                 " the freeze limit of %u ms: it is to keep the guest",
+                 (unsigned)limit);
+        vm_yank(act_vm(act));
+    }
+    if (ms < limit + SETTLE_MS) {
+        return false;
+    }
+    (void)err_set(errp, -ETIMEDOUT, "switchover", "the source stays '%s'",
+                  status);
+    return true;
+}
+
 static void continue_on_info(struct act *act, const struct err *err,
                              json_t *result)
 {
@@ -62,12 +102,17 @@ static void continue_on_info(struct act *act, const struct err *err,
     if (err != NULL) {
         act_end(act, err);
     } else if (str_eq(status, "completed")) {
+        const json_t *ram = json_object_get(result, "ram");
+        json_t *bytes = json_object_get(ram, "transferred");
+        act_set_facts(act, json_pack("{s:O*}", "bytes", bytes));
         tell(act);
         act_end(act, NULL);
     } else if (str_eq(status, "failed") || str_eq(status, "cancelled") ||
                *status == '\0' || str_eq(status, "none")) {
         (void)err_set(&error, -EIO, "switchover", "%s: %s", status,
                       text_of(result, "error-desc"));
+        act_end(act, error);
+    } else if (handing_is_stuck(act, status, &error)) {
         act_end(act, error);
     } else {
         act_again_on_event(act, LOOK_MS, continue_look);
@@ -97,6 +142,10 @@ void switchover_run(struct act *act)
         act_end(act, err);
         return;
     }
+    struct handing *handing = act_scratch(act, sizeof(*handing));
+    if (handing != NULL) {
+        handing->begun_ms = act_now_ms(act);
+    }
     vm_own_stream(act_vm(act), true);
     act_command(act, continue_on_reply);
 }
@@ -113,6 +162,11 @@ static void unknown(struct act *act, const char *why)
              why);
     act_guard_disarm(act);
     act_probed(act, PROBE_UNKNOWN);
+}
+
+static bool is_silent(const struct err *err)
+{
+    return err != NULL && err->code == -ETIMEDOUT;
 }
 
 static void destination_on_status(struct act *act, const struct err *err,
@@ -138,7 +192,9 @@ static void destination_on_claim(struct act *act, const struct err *err,
     if (err == NULL && str_eq(json_string_value(result), act_op_id(act))) {
         act_qmp(act, "query-status", NULL, destination_on_status);
     } else {
-        unknown(act, "another QEMU answers at the destination");
+        unknown(act, is_silent(err)
+                         ? "the destination does not answer"
+                         : "another QEMU answers at the destination");
     }
 }
 
@@ -230,7 +286,8 @@ static void source_on_claim(struct act *act, const struct err *err,
     if (ours || act_is_same_qemu(act)) {
         act_qmp(act, "query-migrate", NULL, source_on_info);
     } else {
-        unknown(act, "another QEMU answers at the source");
+        unknown(act, is_silent(err) ? "the source does not answer"
+                                    : "another QEMU answers at the source");
     }
 }
 

@@ -86,7 +86,7 @@ class Vm:
 
     def __init__(self, install, tmp, disks, name="vm", boot=True, argv=(),
                  machine="pc-q35-7.2", memory=96, blocks=1024, pace=2,
-                 paused=False, stderr_ok=False, wait=True):
+                 paused=False, stderr_ok=False, wait=True, prefix=()):
         self.install, self.name, self.disks = install, name, list(disks)
         self.tmp = Path(tmp)
         self.qmp_path = str(self.tmp / f"{name}.qmp")
@@ -118,7 +118,7 @@ class Vm:
         command += list(argv)
         for d in self.disks:
             command += d.argv()
-        self.command = command = self.rewrite(command)
+        self.command = command = [*prefix, *self.rewrite(command)]
         self.log = self.tmp / f"{name}.log"
         self.proc = Proc(command, self.log, env=install.env,
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
