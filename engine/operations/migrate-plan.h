@@ -33,7 +33,9 @@ struct migrate_request {
     json_t *dst;
     /* Nanoseconds of the loop's clock: the guest stops and goes on. */
     uint64_t stop_ns;
-    uint64_t continue_ns; /* the source has completed */
+    uint64_t gate_ns;     /* pre-switchover */
+    uint64_t continue_ns; /* the mirrors are ended */
+    uint64_t completed_ns;
     uint64_t resume_ns;
 };
 

@@ -207,19 +207,70 @@ static double ms_between(uint64_t begin_ns, uint64_t end_ns)
  * By this engine's clock, so the way of two events is in it. What an earlier
  * engine saw is not known to a recovered one.
  */
-static void migrate_total(struct op *op, json_t *result)
+static void total_blackout(struct op *op, json_t *result)
 {
-    const struct migrate_request *request = op_request(op);
-    if (request == NULL || request->stop_ns == 0) {
+    const struct migrate_request *r = op_request(op);
+    if (r == NULL || r->stop_ns == 0) {
         return;
     }
-    double total = ms_between(request->stop_ns, request->resume_ns);
-    double source = ms_between(request->stop_ns, request->continue_ns);
-    (void)json_object_set_new(result, "blackout_ms", json_real(total));
+    (void)json_object_set_new(result, "blackout_ms",
+                              json_real(ms_between(r->stop_ns, r->resume_ns)));
     (void)json_object_set_new(
         result, "blackout",
-        json_pack("{s:f, s:f}", "to_completed_ms", source, "to_resume_ms",
-                  ms_between(request->continue_ns, request->resume_ns)));
+        json_pack("{s:f, s:f, s:f, s:f}", "to_gate_ms",
+                  ms_between(r->stop_ns, r->gate_ns), "to_continue_ms",
+                  ms_between(r->gate_ns, r->continue_ns), "to_completed_ms",
+                  ms_between(r->continue_ns, r->completed_ns), "to_resume_ms",
+                  ms_between(r->completed_ns, r->resume_ns)));
+}
+
+/* Of all memory; the last pass is in it where this engine saw it end. */
+static json_int_t memory_bytes(struct op *op)
+{
+    static const char *const steps[] = {"switchover", "stream-gate",
+                                        "stream-follow"};
+    json_int_t bytes = 0;
+    for (unsigned i = 0; bytes == 0 && i < ARRAY_SIZE(steps); i++) {
+        bytes = json_integer_value(op_fact(op, steps[i], ALL_DISKS, "bytes"));
+    }
+    return bytes;
+}
+
+static double seconds_of(struct op *op, const char *step, int disk)
+{
+    return json_number_value(op_fact(op, step, disk, "seconds"));
+}
+
+static void migrate_total(struct op *op, json_t *result)
+{
+    const struct plan *plan = op_plan(op);
+    json_int_t bytes = 0;
+    double disks = 0;
+    for (unsigned i = 0; i < plan->n_disks; i++) {
+        const char *step = "mirror-ready";
+        double seconds = seconds_of(op, step, (int)i);
+        bytes += json_integer_value(op_fact(op, step, (int)i, "bytes_copied"));
+        disks = seconds > disks ? seconds : disks; /* all at the same time */
+    }
+    double memory = seconds_of(op, "stream-follow", ALL_DISKS) +
+                    seconds_of(op, "stream-gate", ALL_DISKS);
+    json_auto_t *more =
+        json_pack("{s:I, s:I, s:{s:f, s:f}}", "bytes_copied", bytes,
+                  "memory_bytes", memory_bytes(op), "phases", "disks_seconds",
+                  disks, "memory_seconds", memory);
+    (void)json_object_update(result, more);
+    total_blackout(op, result);
+}
+
+static void see_phase(struct migrate_request *request, const char *status)
+{
+    uint64_t *seen = str_eq(status, "pre-switchover") ? &request->gate_ns
+                     : str_eq(status, "device")       ? &request->continue_ns
+                     : str_eq(status, "completed")    ? &request->completed_ns
+                                                      : NULL;
+    if (seen != NULL) {
+        *seen = uv_hrtime();
+    }
 }
 
 static void migrate_on_event(struct op *op, const char *name,
@@ -236,8 +287,8 @@ static void migrate_on_event(struct op *op, const char *name,
         request->stop_ns = uv_hrtime();
     } else if (strcmp(name, "RESUME") == 0) {
         request->stop_ns = 0;
-    } else if (strcmp(name, "MIGRATION") == 0 && str_eq(status, "completed")) {
-        request->continue_ns = uv_hrtime();
+    } else if (strcmp(name, "MIGRATION") == 0) {
+        see_phase(request, status);
     }
 }
 
