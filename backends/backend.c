@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs a backend's blocking act in libuv's pool and tells the loop. It knows
+ * Runs a backend's blocking act in a thread and tells the loop. It knows
  * who owns the volume meanwhile; it does not know any storage.
  */
 #include "backend.h"
@@ -12,19 +12,20 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "base/worker.h"
 #include "volume.h"
 
 /*
  * Storage that is gone may keep a thread for as long as it likes, also of one
- * whom nobody waits for any more; libuv has four by default, and the journal
- * needs one.
+ * whom nobody waits for any more: who asks again and again makes no more than
+ * these.
  */
-enum { ASIDE_MAX = 2 };
+enum { ASIDE_MAX = 8 };
 
 static atomic_uint n_aside;
 
 struct volume_work {
-    uv_work_t work;
+    struct worker *worker;
     struct volume *volume;
     enum volume_act act;
     uint64_t size;
@@ -32,7 +33,9 @@ struct volume_work {
     char *identity;
     volume_done_fn *cb;
     void *data;
-    bool cancelled; /* nobody listens: the volume is ours */
+    volume_left_fn *left; /* nobody listens: the volume is ours */
+    void *left_data;
+    bool cancelled;
     bool aside;
     /* Written by the worker, read by the loop after it. */
     int code;
@@ -40,8 +43,9 @@ struct volume_work {
     struct volume_result result;
 };
 
-static void work_on_run(uv_work_t *req);
-static void work_on_done(uv_work_t *req, int status);
+static void work_on_run(void *data);
+static void work_on_ended(void *data);
+static void work_on_gone(void *data);
 static int work_act(struct volume_work *work);
 static int lacks(const struct volume *volume, const char *verb,
                  struct err **errp);
@@ -68,7 +72,6 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
     work->size = request->size;
     work->cb = cb;
     work->data = data;
-    work->work.data = work;
     if (request->temp != NULL) {
         work->temp = strdup(request->temp);
     }
@@ -90,7 +93,9 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
     if (work->aside && atomic_fetch_add(&n_aside, 1) >= ASIDE_MAX) {
         return -EAGAIN;
     }
-    int r = uv_queue_work(loop, &work->work, work_on_run, work_on_done);
+    static const struct worker_ops ops = {work_on_run, work_on_ended,
+                                          work_on_gone};
+    int r = worker_start(loop, &ops, work, &work->worker);
     if (r < 0) {
         return r;
     }
@@ -102,33 +107,36 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
     return 0;
 }
 
-void volume_work_cancel(struct volume_work *work)
+void volume_work_cancel(struct volume_work *work, volume_left_fn *left,
+                        void *data)
 {
     assert(!work->cancelled);
     work->cancelled = true;
-    /* If a thread has it already, it goes on and ends unheard. */
-    (void)uv_cancel((uv_req_t *)&work->work);
+    work->left = left;
+    work->left_data = data;
+    worker_leave(work->worker);
 }
 
-static void work_on_run(uv_work_t *req)
+static void work_on_run(void *data)
 {
-    struct volume_work *work = req->data;
+    struct volume_work *work = data;
     volume_info_init(&work->result.info);
     work->code = work_act(work);
 }
 
-static void work_on_done(uv_work_t *req, int status)
+static void work_on_gone(void *data)
 {
-    _cleanup_(work_freep) struct volume_work *work = req->data;
-    if (work->cancelled) {
-        (void)volume_free(work->volume);
-        return;
+    _cleanup_(work_freep) struct volume_work *work = data;
+    (void)volume_free(work->volume);
+    if (work->left != NULL) {
+        work->left(work->left_data);
     }
-    /* Somebody else may cancel all of a loop's work when it goes down. */
-    if (status < 0) {
-        work->code = err_set(&work->err, status, work->volume->name,
-                             "the act was cancelled");
-    } else if (work->code < 0 && work->err == NULL) {
+}
+
+static void work_on_ended(void *data)
+{
+    _cleanup_(work_freep) struct volume_work *work = data;
+    if (work->code < 0 && work->err == NULL) {
         (void)volume_fail(&work->err, work->volume, work->code, "failed");
     }
     work->volume->busy = false;

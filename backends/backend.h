@@ -7,7 +7,7 @@
  *
  * A backend's functions are written as plain blocking code with bounded
  * waits. Only volume_submit() calls those marked "worker": one at a time for
- * a volume, in libuv's pool, so they may block, keep no state but the
+ * a volume, in a thread, so they may block, keep no state but the
  * volume's, and touch nothing of the loop.
  *
  * How a volume is made without ever freeing somebody else's:
@@ -198,7 +198,7 @@ struct volume_request {
      * gets its owner, group and mode as far as we may; NULL: unknown. Copied.
      */
     const char *like;
-    /* -EAGAIN if too many such are under way: the pool is not theirs alone. */
+    /* -EAGAIN if too many such are under way. */
     bool aside;
 };
 
@@ -213,15 +213,21 @@ typedef void volume_done_fn(void *data, const struct err *err,
 struct volume_work;
 
 /*
- * Starts an act in libuv's pool. The callback comes exactly once from the
+ * Starts an act in a thread. The callback comes exactly once from the
  * loop; an act that the backend lacks fails there with -ENOTSUP (a missing
  * 'secret' means that none is needed). 'volume' must live until then and takes no second act meanwhile
- * (-EBUSY). An act that runs already cannot be stopped: after
- * volume_work_cancel() it ends unheard, and only then is the volume free:
- * that is why the work takes the volume over when it is cancelled.
+ * (-EBUSY). An act cannot be stopped: after volume_work_cancel() it ends
+ * unheard, if it ever does, and only then is the volume free: that is why the
+ * work takes the volume over when it is cancelled.
  */
 int volume_submit(uv_loop_t *loop, struct volume *volume,
                   const struct volume_request *request, volume_done_fn *cb,
                   void *data, struct volume_work **ret);
-/* The callback will not come. Steals the volume, which the work now frees. */
-void volume_work_cancel(struct volume_work *work);
+typedef void volume_left_fn(void *data);
+/*
+ * The callback will not come. Steals the volume, which the work now frees.
+ * 'left' (NULL: none) is called when the act has ended, from its thread, or
+ * from the loop: from then on it changes nothing any more.
+ */
+void volume_work_cancel(struct volume_work *work, volume_left_fn *left,
+                        void *data);

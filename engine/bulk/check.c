@@ -9,29 +9,36 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/str.h"
+#include "base/worker.h"
 #include "bulk/check-work.h"
 
-enum { TICK_MS = 100, PROGRESS_MS = 500, TEXTS_MAX = 7 };
+enum { TICK_MS = 100, PROGRESS_MS = 500, LEAVE_MS = 5000, TEXTS_MAX = 7 };
 
 struct check {
     struct check_work work;
     struct check_callbacks callbacks;
-    uv_async_t wake;
     uv_timer_t timer;
-    uv_thread_t thread;
-    unsigned n_open;
+    struct worker *worker;
     char *texts[TEXTS_MAX];
     uint64_t started_ms;
     uint64_t told_ms;
+    uint64_t passed; /* bytes, when it was last seen to go on */
+    uint64_t passed_ms;
+    uint64_t cancelled_ms;
     bool late;
+    bool left;           /* its thread does not end */
+    atomic_uint n_users; /* the loop, the worker */
+    /* The worker's, until it has ended. */
     int code;
     struct err *err;
 };
 
 static void check_run(void *data);
-static void check_on_wake(uv_async_t *wake);
+static void check_on_ended(void *data);
+static void check_on_gone(void *data);
 static void check_on_tick(uv_timer_t *timer);
 static void check_on_closed(uv_handle_t *handle);
+static void check_unref(struct check *check);
 static int take_request(struct check *check,
                         const struct check_request *request);
 static struct check *check_free(struct check *check);
@@ -49,25 +56,17 @@ int check_start(uv_loop_t *loop, const struct check_request *request,
     if (take_request(check, request) < 0) {
         return -ENOMEM;
     }
+    static const struct worker_ops ops = {check_run, check_on_ended,
+                                          check_on_gone};
     check->callbacks = *callbacks;
-    check->started_ms = uv_hrtime() / 1000000;
-    int r = uv_async_init(loop, &check->wake, check_on_wake);
+    check->started_ms = check->passed_ms = uv_hrtime() / 1000000;
+    atomic_init(&check->n_users, 2);
+    int r = worker_start(loop, &ops, check, &check->worker);
     if (r < 0) {
-        return r;
+        return err_set(errp, r, "verify", "no thread: %s", uv_strerror(r));
     }
     (void)uv_timer_init(loop, &check->timer);
-    check->wake.data = check;
     check->timer.data = check;
-    check->n_open = 2;
-    r = uv_thread_create(&check->thread, check_run, check);
-    if (r < 0) {
-        (void)err_set(errp, r, "verify", "no thread: %s", uv_strerror(r));
-        check->callbacks.ended = NULL;
-        uv_close((uv_handle_t *)&check->wake, check_on_closed);
-        uv_close((uv_handle_t *)&check->timer, check_on_closed);
-        (void)TAKE_PTR(check); /* the last of both frees it */
-        return r;
-    }
     (void)uv_timer_start(&check->timer, check_on_tick, TICK_MS, TICK_MS);
     *ret = TAKE_PTR(check);
     return 0;
@@ -123,67 +122,111 @@ static void check_run(void *data)
 {
     struct check *check = data;
     check->code = check_work_run(&check->work, &check->err);
-    (void)uv_async_send(&check->wake);
 }
 
-static void check_on_wake(uv_async_t *wake)
+static void check_on_ended(void *data)
 {
-    struct check *check = wake->data;
-    if (uv_is_closing((uv_handle_t *)wake)) {
-        return;
-    }
-    (void)uv_thread_join(&check->thread);
+    struct check *check = data;
     check->work.result.ms = uv_hrtime() / 1000000 - check->started_ms;
-    uv_close((uv_handle_t *)&check->wake, check_on_closed);
     uv_close((uv_handle_t *)&check->timer, check_on_closed);
+    check_unref(check);
+}
+
+/* In the thread, perhaps, and perhaps when nobody knows of it any more. */
+static void check_on_gone(void *data)
+{
+    check_unref(data);
 }
 
 /* The pipeline lives on while it is watched: under the lock it stays. */
+static bool look(struct check *check, uint64_t *ret_passed, uint64_t *ret_total)
+{
+    struct check_work *work = &check->work;
+    (void)pthread_mutex_lock(&work->lock);
+    bool runs = work->watched != NULL;
+    if (runs) {
+        *ret_passed = atomic_load(&work->watched->passed);
+        *ret_total = work->watched->size;
+    }
+    (void)pthread_mutex_unlock(&work->lock);
+    return runs;
+}
+
+static bool is_late(const struct check *check, uint64_t now_ms)
+{
+    const struct check_request *request = &check->work.request;
+    return (request->limit_ms != 0 &&
+            now_ms - check->started_ms > request->limit_ms) ||
+           (request->stall_ms != 0 &&
+            now_ms - check->passed_ms > request->stall_ms);
+}
+
+/* Whether it was told to end: then its thread is not waited for for ever. */
+static bool is_ending(struct check *check, uint64_t now_ms)
+{
+    if (!atomic_load(&check->work.cancel)) {
+        return false;
+    }
+    if (check->cancelled_ms == 0) {
+        check->cancelled_ms = now_ms;
+    } else if (now_ms - check->cancelled_ms > LEAVE_MS) {
+        check->left = true;
+        worker_leave(check->worker);
+        uv_close((uv_handle_t *)&check->timer, check_on_closed);
+    }
+    return true;
+}
+
 static void check_on_tick(uv_timer_t *timer)
 {
     struct check *check = timer->data;
-    struct check_work *work = &check->work;
     uint64_t now_ms = uv_hrtime() / 1000000;
-    unsigned limit_ms = work->request.limit_ms;
-    if (limit_ms != 0 && now_ms - check->started_ms > limit_ms) {
+    uint64_t passed = 0, total = 0;
+    bool runs = look(check, &passed, &total);
+    if (passed != check->passed) {
+        check->passed = passed;
+        check->passed_ms = now_ms;
+    }
+    if (is_late(check, now_ms)) {
         check->late = true;
         check_cancel(check);
     }
-    if (check->callbacks.progress == NULL ||
-        now_ms - check->told_ms < PROGRESS_MS) {
-        return;
-    }
-    uint64_t passed = 0, total = 0;
-    (void)pthread_mutex_lock(&work->lock);
-    if (work->watched != NULL) {
-        passed = atomic_load(&work->watched->passed);
-        total = work->watched->size;
-    }
-    (void)pthread_mutex_unlock(&work->lock);
-    if (total > 0 && !atomic_load(&work->cancel)) {
+    if (!is_ending(check, now_ms) && runs && total > 0 &&
+        check->callbacks.progress != NULL &&
+        now_ms - check->told_ms >= PROGRESS_MS) {
         check->told_ms = now_ms;
         check->callbacks.progress(check->callbacks.data, passed, total);
     }
 }
 
+/* What the worker says, or what there is to say of one that does not end. */
+static int outcome(struct check *check, struct err **ret)
+{
+    int code = check->left ? -ECANCELED : check->code;
+    *ret = check->left ? NULL : TAKE_PTR(check->err);
+    if (check->late && code == -ECANCELED) {
+        code = -ETIMEDOUT;
+        *ret = err_free(*ret);
+    }
+    if (code < 0 && *ret == NULL) {
+        (void)err_set(ret, code, "verify", "%s", strerror(-code));
+    }
+    return code;
+}
+
 static void check_on_closed(uv_handle_t *handle)
 {
     struct check *check = handle->data;
-    if (--check->n_open > 0) {
-        return;
+    _cleanup_err_ struct err *err = NULL;
+    int code = outcome(check, &err);
+    check->callbacks.ended(check->callbacks.data, code < 0 ? err : NULL,
+                           code < 0 ? NULL : &check->work.result);
+    check_unref(check);
+}
+
+static void check_unref(struct check *check)
+{
+    if (atomic_fetch_sub(&check->n_users, 1) == 1) {
+        (void)check_free(check);
     }
-    if (check->late && check->code == -ECANCELED) {
-        check->code = -ETIMEDOUT;
-        check->err = err_free(check->err);
-    }
-    if (check->code < 0 && check->err == NULL) {
-        (void)err_set(&check->err, check->code, "verify", "%s",
-                      strerror(-check->code));
-    }
-    if (check->callbacks.ended != NULL) {
-        check->callbacks.ended(check->callbacks.data,
-                               check->code < 0 ? check->err : NULL,
-                               check->code < 0 ? NULL : &check->work.result);
-    }
-    (void)check_free(check);
 }

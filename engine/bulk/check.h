@@ -45,6 +45,7 @@ struct check_request {
     const json_t *ranges; /* [offset, length, ...] */
     uint64_t speed;       /* bytes a second of each side, 0: any */
     unsigned limit_ms;    /* then -ETIMEDOUT; 0: none */
+    unsigned stall_ms;    /* the same, while nothing is read; 0: none */
 };
 
 struct check_result {
@@ -69,7 +70,10 @@ struct check_callbacks {
 int check_start(uv_loop_t *loop, const struct check_request *request,
                 const struct check_callbacks *callbacks, struct check **ret,
                 struct err **errp);
-/* It ends soon, with -ECANCELED. */
+/*
+ * It ends soon, with -ECANCELED: a thread that hangs in storage is left alone
+ * after 5 s.
+ */
 void check_cancel(struct check *check);
 
 /* Whether CHECK_PREPARE has left something there. */

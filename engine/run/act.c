@@ -11,7 +11,6 @@
 
 #include "base/spawn.h"
 #include "base/str.h"
-#include "bulk/check.h"
 #include "qmp/qmp.h"
 #include "run/op-private.h"
 #include "vm/vm.h"
@@ -26,19 +25,9 @@ static void act_on_reply(void *data, const struct err *err, json_t *result);
 static void act_on_graph(void *data, const struct err *err,
                          const struct graph *graph);
 static void act_on_jobs(struct vm_wait *wait, const struct job_list *jobs);
-static void act_on_storage(void *data, const struct err *err,
-                           struct volume_result *result);
-static void act_on_asked(void *data, const struct err *err,
-                         struct volume_result *result);
-static void act_on_checked(void *data, const struct err *err,
-                           const struct check_result *result);
-static void act_on_progress(void *data, uint64_t bytes, uint64_t total);
-static void act_on_cancelled(struct act *act);
 static void act_on_spawn(void *data, const struct err *err, const char *output);
-static void act_drop_pending(struct act *act);
 static void act_forget(struct act *act);
 static bool act_hold(struct act *act, const struct err *err);
-static void act_error(struct act *act, int code, const char *what);
 
 void act_start(struct op *op, const struct step *step, int disk,
                enum act_mode mode)
@@ -81,11 +70,8 @@ void act_start(struct op *op, const struct step *step, int disk,
 
 void act_cancel(struct act *act)
 {
-    if (act->work != NULL || act->check != NULL) {
-        act->cancelled = true; /* its end frees the act: act_on_cancelled() */
-        if (act->check != NULL) {
-            check_cancel(act->check);
-        }
+    if (act_works(act)) {
+        act_cancel_work(act); /* its end frees the act */
         return;
     }
     journal_forget(act->op->host.journal, act);
@@ -95,7 +81,7 @@ void act_cancel(struct act *act)
 
 bool act_poke(struct act *act, uint64_t now_ms)
 {
-    if (act->cancelled || act->work != NULL || act->check != NULL) {
+    if (act->cancelled || act_works(act)) {
         return false;
     }
     if (act->held) {
@@ -152,7 +138,7 @@ static enum act_side act_home(const struct act *act)
 
 void act_release(struct act *act)
 {
-    if (!act->cancelled && act->work == NULL && act->check == NULL &&
+    if (!act->cancelled && !act_works(act) &&
         (act->step->flags & STEP_STORAGE) == 0) {
         act_drop_pending(act);
         act->side = act_home(act); /* there it begins anew */
@@ -339,62 +325,6 @@ void act_graph(struct act *act, act_graph_fn *then)
     if (r < 0) {
         act->query = NULL;
         act_error(act, r, "block graph cannot be read");
-    }
-}
-
-void act_storage(struct act *act, struct volume *volume,
-                 const struct volume_request *request, act_volume_fn *then)
-{
-    act_drop_pending(act);
-    act->storage = then;
-    int r = volume_submit(act->op->host.loop, volume, request, act_on_storage,
-                          act, &act->work);
-    if (r < 0) {
-        act->work = NULL;
-        act_error(act, r, volume->uri);
-    }
-}
-
-struct volume *act_own_volume(struct act *act, struct volume *volume)
-{
-    volume_free(act->own);
-    act->own = volume;
-    return volume;
-}
-
-int act_ask(struct act *act, struct volume *volume, act_asked_fn *then,
-            void *data)
-{
-    static const struct volume_request request = {.act = VOLUME_ANSWER,
-                                                  .aside = true};
-    int r = act->ask != NULL
-                ? -EBUSY
-                : volume_submit(act->op->host.loop, volume, &request,
-                                act_on_asked, act, &act->ask);
-    if (r < 0) {
-        volume_free(volume);
-        return r;
-    }
-    act->asked = volume;
-    act->ask_then = then;
-    act->ask_data = data;
-    return 0;
-}
-
-void act_check(struct act *act, const struct check_request *request,
-               act_progress_fn *progress, act_check_fn *then)
-{
-    struct check_callbacks callbacks = {
-        .data = act, .progress = act_on_progress, .ended = act_on_checked};
-    _cleanup_err_ struct err *err = NULL;
-    act_drop_pending(act);
-    act->checked = then;
-    act->progress = progress;
-    int r =
-        check_start(act->op->host.loop, request, &callbacks, &act->check, &err);
-    if (r < 0) {
-        act->check = NULL;
-        act_error(act, r, "cannot be compared");
     }
 }
 
@@ -618,59 +548,6 @@ static void act_on_jobs(struct vm_wait *wait, const struct job_list *jobs)
     act->jobs(act, jobs);
 }
 
-static void act_on_storage(void *data, const struct err *err,
-                           struct volume_result *result)
-{
-    struct act *act = data;
-    act->work = NULL;
-    if (act->cancelled) {
-        act_on_cancelled(act);
-    } else {
-        act->storage(act, err, result);
-    }
-}
-
-static void act_on_checked(void *data, const struct err *err,
-                           const struct check_result *result)
-{
-    struct act *act = data;
-    act->check = NULL;
-    if (act->cancelled) {
-        act_on_cancelled(act);
-    } else {
-        act->checked(act, err, result);
-    }
-}
-
-static void act_on_progress(void *data, uint64_t bytes, uint64_t total)
-{
-    struct act *act = data;
-    if (!act->cancelled && act->progress != NULL) {
-        act->progress(act, bytes, total);
-    }
-}
-
-/* What could not be stopped has ended: now the act can go. */
-static void act_on_cancelled(struct act *act)
-{
-    struct op *op = act->op;
-    act_free(act);
-    if (op->closing) {
-        op_let_go(op);
-    } else {
-        op_turn(op);
-    }
-}
-
-static void act_on_asked(void *data, const struct err *err,
-                         struct volume_result *result)
-{
-    struct act *act = data;
-    act->ask = NULL;
-    act->asked = volume_free(act->asked);
-    act->ask_then(act, act->ask_data, err, result);
-}
-
 static void act_on_spawn(void *data, const struct err *err, const char *output)
 {
     struct act *act = data;
@@ -679,9 +556,9 @@ static void act_on_spawn(void *data, const struct err *err, const char *output)
 }
 
 /* An act waits for one thing at a time; taking up the next drops the last. */
-static void act_drop_pending(struct act *act)
+void act_drop_pending(struct act *act)
 {
-    assert(act->work == NULL && act->check == NULL);
+    assert(!act_works(act));
     for (unsigned i = 0; i < act->n_calls; i++) {
         if (act->calls[i].call != NULL) {
             qmp_call_cancel(act->calls[i].call);
@@ -707,7 +584,7 @@ static void act_drop_pending(struct act *act)
 static void act_forget(struct act *act)
 {
     if (act->ask != NULL) {
-        volume_work_cancel(act->ask); /* it frees the volume */
+        volume_work_cancel(act->ask, NULL, NULL); /* it frees the volume */
         act->ask = NULL;
         act->asked = NULL;
     }
@@ -741,7 +618,7 @@ static bool act_hold(struct act *act, const struct err *err)
     return true;
 }
 
-static void act_error(struct act *act, int code, const char *what)
+void act_error(struct act *act, int code, const char *what)
 {
     _cleanup_err_ struct err *err = NULL;
     const struct plan_disk *disk = act_disk(act);

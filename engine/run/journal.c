@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -44,6 +45,7 @@ struct journal {
 
 struct journal_lock {
     int fd;
+    atomic_uint n_users;
 };
 
 static const char schema[] =
@@ -289,6 +291,7 @@ int journal_lock(struct journal *journal, const char *op,
         return err_set(errp, -ENOMEM, op, "out of memory");
     }
     lock->fd = TAKE_FD(fd);
+    atomic_init(&lock->n_users, 1);
     *ret = lock;
     return 0;
 }
@@ -306,9 +309,17 @@ bool journal_is_locked(const struct journal *journal, const char *op)
            range.l_type != F_UNLCK;
 }
 
-struct journal_lock *journal_unlock(struct journal_lock *lock)
+struct journal_lock *journal_hold(struct journal_lock *lock)
 {
     if (lock != NULL) {
+        (void)atomic_fetch_add(&lock->n_users, 1);
+    }
+    return lock;
+}
+
+struct journal_lock *journal_unlock(struct journal_lock *lock)
+{
+    if (lock != NULL && atomic_fetch_sub(&lock->n_users, 1) == 1) {
         (void)close(lock->fd);
         free(lock);
     }

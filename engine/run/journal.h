@@ -100,4 +100,6 @@ int journal_lock(struct journal *journal, const char *op,
                  struct journal_lock **ret, struct err **errp);
 /* Whether some process holds it, this one included; asks, takes nothing. */
 bool journal_is_locked(const struct journal *journal, const char *op);
+/* It has one more user, who calls journal_unlock() too; from any thread. */
+struct journal_lock *journal_hold(struct journal_lock *lock);
 struct journal_lock *journal_unlock(struct journal_lock *lock);

@@ -70,6 +70,10 @@ struct act {
     uint64_t heard_ms; /* while it waits: when QEMU told of its jobs last */
     act_jobs_fn *jobs;
     struct volume_work *work;
+    struct volume *volume; /* that it is about */
+    enum volume_act working;
+    uint64_t work_began_ms;
+    uint64_t work_until_ms;
     act_volume_fn *storage;
     struct volume *asked; /* act_ask() */
     struct volume_work *ask;
@@ -152,6 +156,20 @@ void act_free(struct act *act);
 void act_wake(struct act *act);
 /* QEMU is gone: nothing it waits for will come; it goes on by act_poke(). */
 void act_release(struct act *act);
+
+/* What it waits for is dropped; it ends with an error of its own. */
+void act_drop_pending(struct act *act);
+void act_error(struct act *act, int code, const char *what);
+
+/* act-storage.c */
+/* Whether it waits for storage: a thread that cannot be stopped. */
+bool act_works(const struct act *act);
+/* Nobody waits for what comes of it: soon the thread is left alone. */
+void act_cancel_work(struct act *act);
+/* The operation lets go: it is, sooner. */
+void act_hurry(struct act *act);
+/* Leaves a thread that is late: whether there was one. */
+bool act_leave_late(struct act *act, uint64_t now_ms);
 
 /* op-turn.c: an act is over; the runner decides what that means. */
 void op_on_act_end(struct act *act, const struct err *err);

@@ -610,6 +610,9 @@ void op_end(struct op *op, enum op_state state, enum qpivot_outcome outcome)
     bool over = state == OP_DONE || state == OP_UNDONE;
     bool waits = op_set_state(op, state, over ? op_on_end_state : NULL);
     op->closing = true;
+    list_foreach(it, &op->acts) {
+        act_hurry(container_of(it, struct act, node));
+    }
     op->ending = waits;
     op->outcome = outcome;
     /* Whoever lets go in the frozen moment leaves the thaw to the guard. */
@@ -662,7 +665,7 @@ void op_let_go(struct op *op)
         op->told = true;
         emit_end(op, op->state);
     }
-    /* A worker may still hold a volume of ours. */
+    /* A worker may still hold a volume of ours: see act_leave_late(). */
     if (op->told && list_empty(&op->acts)) {
         op_on_vm_closed(op);
     }

@@ -678,10 +678,26 @@ static void op_beat(struct op *op, uint64_t now)
     }
 }
 
+/* Each may end others, or the operation: the walk starts again. */
+static void op_leave_late(struct op *op, uint64_t now)
+{
+    bool left = true;
+    while (left) {
+        left = false;
+        list_foreach(it, &op->acts) {
+            if (act_leave_late(container_of(it, struct act, node), now)) {
+                left = true;
+                break;
+            }
+        }
+    }
+}
+
 static void op_on_tick(uv_timer_t *timer)
 {
     struct op *op = timer->data;
     uint64_t now = uv_now(op->host.loop);
+    op_leave_late(op, now);
     if (op->closing) {
         return;
     }

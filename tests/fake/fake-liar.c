@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/str.h"
+#include "base/worker.h"
 #include "fake/fake-qmp.h"
 #include "fake/fake-vm.h"
 #include "qpivot.h"
@@ -36,6 +37,14 @@ struct lie {
 struct deferred {
     uv_work_t *work;
     uv_after_work_cb after;
+    struct worker *worker; /* instead */
+};
+
+/* A thread that has done its work at once. */
+struct worker {
+    const struct worker_ops *ops;
+    void *data;
+    bool left;
 };
 
 static struct {
@@ -59,6 +68,9 @@ int __real_uv_queue_work(uv_loop_t *loop, uv_work_t *req, uv_work_cb work,
                          uv_after_work_cb after);
 int __wrap_uv_queue_work(uv_loop_t *loop, uv_work_t *req, uv_work_cb work,
                          uv_after_work_cb after);
+int __wrap_worker_start(uv_loop_t *loop, const struct worker_ops *ops,
+                        void *data, struct worker **ret);
+void __wrap_worker_leave(struct worker *worker);
 int __real_uv_cancel(uv_req_t *req);
 int __wrap_uv_cancel(uv_req_t *req);
 
@@ -84,8 +96,28 @@ int __wrap_uv_queue_work(uv_loop_t *loop, uv_work_t *req, uv_work_cb work,
         abort();
     }
     work(req);
-    liar.works[liar.n_works++] = (struct deferred){req, after};
+    liar.works[liar.n_works++] = (struct deferred){req, after, NULL};
     return 0;
+}
+
+int __wrap_worker_start(uv_loop_t *loop, const struct worker_ops *ops,
+                        void *data, struct worker **ret)
+{
+    struct worker *worker = calloc(1, sizeof(*worker));
+    (void)loop;
+    if (worker == NULL || liar.n_works == WORKS_MAX) {
+        abort();
+    }
+    *worker = (struct worker){ops, data, false};
+    *ret = worker;
+    ops->run(data);
+    liar.works[liar.n_works++] = (struct deferred){NULL, NULL, worker};
+    return 0;
+}
+
+void __wrap_worker_leave(struct worker *worker)
+{
+    worker->left = true;
 }
 
 int __wrap_uv_cancel(uv_req_t *req)
@@ -163,7 +195,13 @@ static void run_deferred(void)
     memcpy(works, liar.works, sizeof(works));
     liar.n_works = 0;
     for (unsigned i = 0; i < n; i++) {
-        works[i].after(works[i].work, 0);
+        struct worker *worker = works[i].worker;
+        if (worker == NULL) {
+            works[i].after(works[i].work, 0);
+            continue;
+        }
+        (worker->left ? worker->ops->gone : worker->ops->ended)(worker->data);
+        free(worker);
     }
 }
 

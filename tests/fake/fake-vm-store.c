@@ -185,7 +185,13 @@ static enum store_fault next_fault(void)
         return STORE_FINE;
     }
     shared->fired = true;
+    shared->hangs = shared->fault >= STORE_SILENCE;
     return shared->fault;
+}
+
+static bool is_not_done(enum store_fault fault)
+{
+    return fault == STORE_ERROR || fault == STORE_SILENCE;
 }
 
 static int fault_error(const struct volume *volume, struct err **errp)
@@ -222,7 +228,7 @@ static int fake_create(struct volume *volume, const char *temp, uint64_t size,
 {
     char name[STORE_NAME];
     enum store_fault fault = next_fault();
-    if (fault == STORE_ERROR) {
+    if (is_not_done(fault)) {
         return fault_error(volume, errp);
     }
     temp_name(name, temp);
@@ -240,7 +246,7 @@ static int fake_publish(struct volume *volume, const char *temp,
 {
     char name[STORE_NAME];
     enum store_fault fault = next_fault();
-    if (fault == STORE_ERROR) {
+    if (is_not_done(fault)) {
         return fault_error(volume, errp);
     }
     temp_name(name, temp);
@@ -264,7 +270,7 @@ static int fake_remove(struct volume *volume, const char *temp,
 {
     char name[STORE_NAME] = "";
     enum store_fault fault = next_fault();
-    if (fault == STORE_ERROR) {
+    if (is_not_done(fault)) {
         return fault_error(volume, errp);
     }
     if (temp != NULL) {
@@ -291,11 +297,13 @@ int store_check(const struct check_request *request, struct check_result *ret,
                 struct err **errp)
 {
     enum store_fault fault = next_fault();
+    bool hung = shared->hangs;
     struct store_volume *scratch =
         request->scratch != NULL ? store_find(shared, request->scratch) : NULL;
     const char *name = request->source;
-    if (fault == STORE_ERROR) {
-        return err_set(errp, -EIO, name, "injected");
+    shared->hangs = false; /* a check ends by itself: see bulk/check.c */
+    if (is_not_done(fault)) {
+        return err_set(errp, hung ? -ETIMEDOUT : -EIO, name, "injected");
     }
     if (request->act == CHECK_PREPARE && scratch == NULL) {
         (void)store_add(shared, request->scratch, request->size);
@@ -309,8 +317,9 @@ int store_check(const struct check_request *request, struct check_result *ret,
         ret->looked = request->again ? 65536 : request->size;
         ret->ranges = json_array();
     }
-    return fault == STORE_DONE_ERROR ? err_set(errp, -EIO, name, "injected")
-                                     : 0;
+    return fault != STORE_FINE
+               ? err_set(errp, hung ? -ETIMEDOUT : -EIO, name, "injected")
+               : 0;
 }
 
 static const struct bulk_ops bulk_none; /* store_check() reads instead */

@@ -32,6 +32,8 @@ enum store_fault {
     STORE_FINE,
     STORE_ERROR,      /* not done, and told so */
     STORE_DONE_ERROR, /* done, and told otherwise */
+    STORE_SILENCE,    /* not done, and never told */
+    STORE_DONE_SILENCE,
 };
 
 struct store {
@@ -45,6 +47,7 @@ struct store {
     enum store_fault fault;
     bool for_good;
     bool fired;
+    bool hangs;          /* the act that has just been called never returns */
     char violation[160]; /* what must never happen, and did */
 };
 

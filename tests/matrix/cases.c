@@ -32,6 +32,8 @@ static const char *kind_name(enum fault_kind kind)
         [FAULT_PEER_DIES] = "done, the other QEMU dies",
         [FAULT_STORE_ERROR] = "storage refuses",
         [FAULT_STORE_DONE_ERROR] = "storage does and refuses",
+        [FAULT_STORE_SILENCE] = "storage never answers",
+        [FAULT_STORE_DONE_SILENCE] = "storage does and never answers",
         [FAULT_KILL_BEFORE] = "engine killed before",
         [FAULT_KILL_AFTER] = "engine killed after",
         [FAULT_FULL] = "journal full at",
@@ -165,7 +167,10 @@ static void storage_cases(const struct making *making)
     static const struct fault done = {.kind = FAULT_STORE_DONE_ERROR};
     static const struct fault good = {.kind = FAULT_STORE_ERROR,
                                       .for_good = true};
-    const struct fault *const faults[] = {&once, &done, &good};
+    static const struct fault hangs = {.kind = FAULT_STORE_SILENCE};
+    static const struct fault done_hangs = {.kind = FAULT_STORE_DONE_SILENCE};
+    const struct fault *const faults[] = {&once, &done, &good, &hangs,
+                                          &done_hangs};
 
     const struct baseline *base = making->base;
     int tag = world_tag(making->index, making->undoing);

@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/str.h"
+#include "base/worker.h"
 #include "bulk/check.h"
 #include "matrix/world.h"
 #include "qmp/qmp.h"
@@ -34,6 +35,14 @@ static const uint64_t LATE_MS = 100000;
 struct deferred {
     uv_work_t *work;
     uv_after_work_cb after;
+    struct worker *worker; /* instead */
+};
+
+/* A thread that has done its work at once, or never will. */
+struct worker {
+    const struct worker_ops *ops;
+    void *data;
+    bool left;
 };
 
 static struct {
@@ -78,6 +87,9 @@ int __real_uv_queue_work(uv_loop_t *loop, uv_work_t *req, uv_work_cb work,
                          uv_after_work_cb after);
 int __wrap_uv_queue_work(uv_loop_t *loop, uv_work_t *req, uv_work_cb work,
                          uv_after_work_cb after);
+int __wrap_worker_start(uv_loop_t *loop, const struct worker_ops *ops,
+                        void *data, struct worker **ret);
+void __wrap_worker_leave(struct worker *worker);
 int __wrap_check_start(uv_loop_t *loop, const struct check_request *request,
                        const struct check_callbacks *callbacks,
                        struct check **ret, struct err **errp);
@@ -115,8 +127,31 @@ int __wrap_uv_queue_work(uv_loop_t *loop, uv_work_t *req, uv_work_cb work,
         return __real_uv_queue_work(loop, req, work, after);
     }
     work(req);
-    child.works[child.n_works++] = (struct deferred){req, after};
+    child.works[child.n_works++] = (struct deferred){req, after, NULL};
     return 0;
+}
+
+int __wrap_worker_start(uv_loop_t *loop, const struct worker_ops *ops,
+                        void *data, struct worker **ret)
+{
+    struct worker *worker = calloc(1, sizeof(*worker));
+    (void)loop;
+    if (worker == NULL || child.n_works == WORKS_MAX) {
+        abort();
+    }
+    *worker = (struct worker){ops, data, false};
+    *ret = worker;
+    ops->run(data);
+    if (!child.world->store->hangs) {
+        child.works[child.n_works++] = (struct deferred){NULL, NULL, worker};
+    }
+    child.world->store->hangs = false;
+    return 0;
+}
+
+void __wrap_worker_leave(struct worker *worker)
+{
+    worker->left = true;
 }
 
 int __wrap_uv_cancel(uv_req_t *req)
@@ -274,7 +309,14 @@ static void run_deferred(void)
         memcpy(works, child.works, sizeof(works));
         child.n_works = 0;
         for (unsigned i = 0; i < n; i++) {
-            works[i].after(works[i].work, 0);
+            struct worker *worker = works[i].worker;
+            if (worker == NULL) {
+                works[i].after(works[i].work, 0);
+                continue;
+            }
+            (worker->left ? worker->ops->gone
+                          : worker->ops->ended)(worker->data);
+            free(worker);
         }
     }
 }

@@ -179,11 +179,15 @@ void world_lose_journal(struct world *world)
 void world_set_fault(struct world *world, const struct fault *fault)
 {
     world->fault = fault;
-    bool storage = fault->kind == FAULT_STORE_ERROR ||
-                   fault->kind == FAULT_STORE_DONE_ERROR;
-    world->store->fault = !storage                           ? STORE_FINE
-                          : fault->kind == FAULT_STORE_ERROR ? STORE_ERROR
-                                                             : STORE_DONE_ERROR;
+
+    static const enum store_fault faults[N_FAULTS] = {
+        [FAULT_STORE_ERROR] = STORE_ERROR,
+        [FAULT_STORE_DONE_ERROR] = STORE_DONE_ERROR,
+        [FAULT_STORE_SILENCE] = STORE_SILENCE,
+        [FAULT_STORE_DONE_SILENCE] = STORE_DONE_SILENCE,
+    };
+
+    world->store->fault = faults[fault->kind];
     world->store->fault_at = fault->nth;
     world->store->for_good = fault->for_good;
     enum fake_fault fake = fault->kind == FAULT_SILENCE      ? FAKE_SILENCE

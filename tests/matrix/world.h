@@ -73,6 +73,8 @@ enum fault_kind {
     /* of an act of the storage */
     FAULT_STORE_ERROR,
     FAULT_STORE_DONE_ERROR,
+    FAULT_STORE_SILENCE,
+    FAULT_STORE_DONE_SILENCE,
     /* of a record of the journal */
     FAULT_KILL_BEFORE, /* the engine dies before it is written */
     FAULT_KILL_AFTER,  /* ... when it is durable, nothing else was done */
