@@ -57,6 +57,13 @@ static void look(const struct adopt *adopt, const struct graph *graph,
         .finishing = str_eq(status, "waiting") || str_eq(status, "pending") ||
                      (str_eq(status, "concluded") && job->error == NULL),
     };
+    adopt_twin(ret, graph, id, disk);
+}
+
+bool adopt_has_found(const struct adopt_disk *disk)
+{
+    return disk->key || disk->file || disk->create || disk->image ||
+           disk->target || disk->job;
 }
 
 unsigned adopt_count(const struct adopt *adopt, const struct graph *graph,
@@ -66,8 +73,7 @@ unsigned adopt_count(const struct adopt *adopt, const struct graph *graph,
     for (unsigned i = 0; i < ADOPT_DISKS_MAX; i++) {
         struct adopt_disk disk;
         look(adopt, graph, id, i, &disk);
-        if (disk.key || disk.file || disk.create || disk.image || disk.target ||
-            disk.job) {
+        if (adopt_has_found(&disk) || disk.twin) {
             n = i + 1;
         }
     }
@@ -168,8 +174,7 @@ static void fill_bitmaps(struct plan_disk *disk,
     }
 }
 
-/* As a URI, where it is of a kind that we know. */
-static int name_source(struct plan_disk *disk, const struct graph_node *node)
+int adopt_name_source(struct plan_disk *disk, const struct graph_node *node)
 {
     struct volume *volume = NULL;
     int r = volume_from_node(node->driver, node->filename, &volume) == 0
@@ -180,7 +185,7 @@ static int name_source(struct plan_disk *disk, const struct graph_node *node)
 }
 
 static int fill_device(struct plan_disk *disk, const struct graph *graph,
-                       const struct graph_device *device,
+                       const struct graph_device *device, const char *id,
                        struct adopt_disk *found)
 {
     _cleanup_graph_disk_ struct graph_disk *now = NULL;
@@ -195,7 +200,7 @@ static int fill_device(struct plan_disk *disk, const struct graph *graph,
         fill_bitmaps(disk, now->active);
         found->bitmaps = json_array_size(disk->bitmaps) > 0;
         return move_fill_source(disk, graph, now) < 0 ||
-                       name_source(disk, now->protocol) < 0
+                       adopt_name_source(disk, now->protocol) < 0
                    ? -ENOMEM
                    : 0;
     }
@@ -205,11 +210,11 @@ static int fill_device(struct plan_disk *disk, const struct graph *graph,
     return set_text(&disk->device, device->key) < 0 ||
                    set_text(&disk->drive, device->drive) < 0
                ? -ENOMEM
-               : 0;
+               : adopt_former(disk, graph, device, id);
 }
 
-static const struct graph_node *lowest(const struct graph *graph,
-                                       const struct graph_node *node)
+const struct graph_node *adopt_protocol(const struct graph *graph,
+                                        const struct graph_node *node)
 {
     const struct graph_node *child = node;
     while (child != NULL) {
@@ -255,7 +260,8 @@ static int fill_target(struct op *op, struct plan_disk *disk,
         node_of(graph, id, disk->index, NAME_IMAGE);
     const struct graph_node *file = node_of(graph, id, disk->index, NAME_FILE);
     const struct graph_node *format = image != NULL ? image : target;
-    const struct graph_node *node = lowest(graph, file != NULL ? file : format);
+    const struct graph_node *node =
+        adopt_protocol(graph, file != NULL ? file : format);
     struct volume *volume = NULL;
     struct name key = name_of(id, disk->index, NAME_KEY);
     if (set_text(&disk->to, OP_UNKNOWN_VOLUME) < 0 ||
@@ -315,6 +321,10 @@ static int fill_plan(struct op *op, const struct adopt *adopt, const char *id)
         r = r == 0 && *texts[i] == NULL ? set_text(texts[i], "") : r;
     }
     plan->group = plan->n_disks > 1 || is_grouped(adopt, id);
+    /* Any time but none: what counts is that its steps are taken. */
+    for (unsigned i = 0; i < plan->n_disks; i++) {
+        plan->undo_window_ms |= adopt->disks[i].twin;
+    }
     plan->hold_shutdown = qmp_schema_has_command(schema, "set-action") &&
                           vm_no_shutdown(op_vm(op)) == 0;
     plan->qemu_pid = vm_process(op_vm(op)).pid;
@@ -332,11 +342,12 @@ int adopt_disks(struct op *op, struct adopt *adopt, const struct graph *graph,
         struct adopt_disk *found = &adopt->disks[i];
         look(adopt, graph, id, i, found);
         const struct graph_device *device = device_of(graph, id, i, found);
+        found->returned = found->returned && !found->uses_target;
         disk->disk = str_printf("d%u", i);
         disk->secret = found->key;
         disk->make_format = found->create;
         r = disk->disk == NULL ? -ENOMEM : 0;
-        r = r < 0 ? r : fill_device(disk, graph, device, found);
+        r = r < 0 ? r : fill_device(disk, graph, device, id, found);
         r = r < 0 ? r : fill_target(op, disk, graph, id, found);
         if (r == 0 && (set_text(&disk->sync, "full") < 0 ||
                        set_text(&disk->copy_mode, "background") < 0)) {

@@ -374,8 +374,9 @@ static const char *why_back(const struct adopt *adopt, const struct plan *plan)
                : NULL;
 }
 
-static const char *const before_pivot[] = {"verify", "guest-look", "guest-stop",
-                                           "verify-rest", "verify-clean"};
+static const char *const before_pivot[] = {"latency-look", "verify",
+                                           "guest-look",   "guest-stop",
+                                           "verify-rest",  "verify-clean"};
 
 static void adopt_marks(struct op *op, const struct adopt *adopt, bool begun)
 {
@@ -402,6 +403,7 @@ static void adopt_marks(struct op *op, const struct adopt *adopt, bool begun)
             {"verify-try",     adopt->verifies,                              true },
             {"mirror",         disk->job || begun,                           true },
             {"mirror-ready",   begun,                                        true },
+            {"twin",           begun || disk->twin,                          true },
         };
 
         for (unsigned k = 0; k < ARRAY_SIZE(steps); k++) {
@@ -450,7 +452,12 @@ static void adopt_decide(struct op *op)
         park(op, adopt->unclear);
         return;
     }
-    bool begun = has_begun(adopt, plan);
+    bool returned = adopt_has_returned(adopt, plan, &why);
+    if (why != NULL) {
+        park(op, why);
+        return;
+    }
+    bool begun = !returned && has_begun(adopt, plan);
     for (unsigned i = 0; begun && i < plan->n_disks; i++) {
         if (!adopt->disks[i].volume) {
             (void)err_set(&why, -ENOTSUP, plan->disks[i].disk,
@@ -460,7 +467,9 @@ static void adopt_decide(struct op *op)
             return;
         }
     }
-    const char *back = begun ? NULL : why_back(adopt, plan);
+    const char *back = begun      ? NULL
+                       : returned ? "it had gone back from its undo window"
+                                  : why_back(adopt, plan);
     if (back != NULL) {
         (void)err_set(&why, -ECANCELED, adopt->holder, "goes back: %s", back);
     }

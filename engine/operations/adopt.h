@@ -14,6 +14,8 @@
 #include "vm/names.h"
 
 struct graph;
+struct graph_device;
+struct graph_node;
 struct qpivot_recover_options;
 
 extern const struct operation adopt_operation;
@@ -38,6 +40,8 @@ struct adopt_disk {
     bool client;      /* the target is an NBD client's node itself: migrate */
     bool bitmaps;     /* the source has some */
     bool volume;      /* we know what the target is on storage */
+    bool twin;        /* its mirror back is there, or what is left of that */
+    bool returned;    /* by which the guest has gone back to its source */
 };
 
 struct adopt {
@@ -54,12 +58,31 @@ struct adopt {
     struct err *unclear; /* why nobody can decide: a person must look */
 };
 
+/* Whether anything but a mirror back is there of the disk, by name. */
+bool adopt_has_found(const struct adopt_disk *disk);
 /* How many disks the names of this operation tell of. */
 unsigned adopt_count(const struct adopt *adopt, const struct graph *graph,
                      const char *id);
 /* Fills plan and adopt->disks; -ENOMEM. */
 int adopt_disks(struct op *op, struct adopt *adopt, const struct graph *graph,
                 const char *id);
+/* What the mirror back of an undo window, if there is one, tells of a disk. */
+void adopt_twin(struct adopt_disk *disk, const struct graph *graph,
+                const char *id, unsigned index);
+/* The former disk, which that mirror has as its target: fills 'disk'. */
+int adopt_former(struct plan_disk *disk, const struct graph *graph,
+                 const struct graph_device *device, const char *id);
+/*
+ * Whether the guest has gone back from its window, with all its disks; that of
+ * some it has, and of others not, sets 'errp'.
+ */
+bool adopt_has_returned(const struct adopt *adopt, const struct plan *plan,
+                        struct err **errp);
+/* The last of the node's file children, or the node; NULL of NULL. */
+const struct graph_node *adopt_protocol(const struct graph *graph,
+                                        const struct graph_node *node);
+/* As a URI, where it is of a kind that we know; -ENOMEM. */
+int adopt_name_source(struct plan_disk *disk, const struct graph_node *node);
 /* The same of what --verify has left. */
 int adopt_verify(struct op *op, struct adopt *adopt, const struct graph *graph,
                  const char *id);

@@ -412,16 +412,30 @@ void pivot_undo(struct act *act)
 
 /* --- in doubt: ask the graph --- */
 
-static int claim_of(const struct act *act, unsigned disk, struct name *target,
-                    struct graph_claim *ret)
+/* What is to be proved, and its names. */
+struct proof {
+    struct name target, twin, twin_top;
+    struct graph_claim claim;
+};
+
+/*
+ * The mirror back of an undo window may be on the target already, after a crash
+ * in it; once that has been dropped, it may not.
+ */
+static void proof_of(const struct act *act, unsigned disk, struct proof *ret)
 {
     const struct plan_disk *d = &act_plan(act)->disks[disk];
     bool back = act_is_returning(act);
-    *ret = (struct graph_claim){.device = d->device,
-                                .target = to_node(act, disk, target),
-                                .source = from_node(act, disk, target),
-                                .source_protocol = back ? NULL : d->protocol};
-    return 0;
+    bool bare = back || str_starts(act_step_name(act), "drop-");
+    ret->twin = name_of(act_op_id(act), disk, NAME_TWIN);
+    ret->twin_top = name_of(act_op_id(act), disk, NAME_TWIN_TOP);
+    ret->claim =
+        (struct graph_claim){.device = d->device,
+                             .target = to_node(act, disk, &ret->target),
+                             .source = from_node(act, disk, &ret->target),
+                             .source_protocol = back ? NULL : d->protocol,
+                             .job = bare ? NULL : ret->twin.text,
+                             .filter = bare ? NULL : ret->twin_top.text};
 }
 
 static const struct graph_node *root_of(const struct act *act,
@@ -527,34 +541,19 @@ void pivot_probe(struct act *act)
 
 /* --- the proof --- */
 
-/* After a crash in the undo window: the proof was had before it. */
-static bool has_twin(const struct act *act, const struct graph *graph)
-{
-    struct name id = name_of(act_op_id(act), act_disk(act)->index, NAME_TWIN);
-    const struct graph_job *job =
-        act_is_returning(act) ? NULL : graph_find_job(graph, id.text);
-    return job != NULL && !str_eq(job->status, "concluded");
-}
-
 static void prove_on_graph(struct act *act, const struct err *err,
                            const struct graph *graph)
 {
     const struct plan_disk *disk = act_disk(act);
     _cleanup_err_ struct err *error = NULL;
     struct pivoting *pivoting = act_scratch(act, sizeof(*pivoting));
-    struct graph_claim claim;
-    struct name target;
+    struct proof proof;
     if (err != NULL || pivoting == NULL) {
         act_end(act, err);
         return;
     }
-    if (has_twin(act, graph) && act_fact(act, "prove", "node") != NULL) {
-        /* Proved when it pivoted; a twin hangs on to it by now. */
-        act_end(act, NULL);
-        return;
-    }
-    int r = claim_of(act, disk->index, &target, &claim);
-    r = r < 0 ? r : graph_proof(graph, &claim, &error);
+    proof_of(act, disk->index, &proof);
+    int r = graph_proof(graph, &proof.claim, &error);
     if ((r == -EBUSY || r == -EAGAIN) && pivoting->looks++ < LOOKS_MAX) {
         act_again(act, LOOK_AGAIN_MS, pivot_prove);
         return;
@@ -563,13 +562,13 @@ static void prove_on_graph(struct act *act, const struct err *err,
         act_end(act, error);
         return;
     }
-    const struct graph_node *node = graph_find_node(graph, claim.target);
+    const struct graph_node *node = graph_find_node(graph, proof.claim.target);
     const struct graph_node *file = graph_child(graph, node, "file");
-    act_set_facts(act, json_pack("{s:s, s:o*}", "node", claim.target, "after",
-                                 disk_facts(graph, disk)));
+    act_set_facts(act, json_pack("{s:s, s:o*}", "node", proof.claim.target,
+                                 "after", disk_facts(graph, disk)));
     act_emit(act, "proof",
              json_pack("{s:s, s:s, s:s}", "device", disk->device, "node",
-                       claim.target, "filename",
+                       proof.claim.target, "filename",
                        file != NULL ? file->filename : node->filename));
     act_end(act, NULL);
 }

@@ -414,10 +414,14 @@ void twin_window(struct act *act)
     struct window *window = act_scratch(act, sizeof(*window));
     bool open =
         json_is_true(op_fact(act_op(act), "guest-cont", ALL_DISKS, "open"));
+    bool lost = act_plan(act)->adopted;
     if (window == NULL || !open) {
-        act_warn(act, "there is no undo window: the former disks may differ"
-                      " from the targets");
-        act_set_facts(act, json_pack("{s:s}", "closed", "it never opened"));
+        act_warn(act, "%s: the former disks may differ from the targets",
+                 lost ? "the undo window is closed, its journal is lost"
+                      : "there is no undo window");
+        act_set_facts(
+            act, json_pack("{s:s}", "closed",
+                           lost ? "its journal is lost" : "it never opened"));
         act_end(act, NULL);
         return;
     }

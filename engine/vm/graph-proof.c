@@ -22,15 +22,15 @@ static int prove_replies(const struct graph *graph,
                          const struct graph_device *device, const char *object,
                          struct err **errp);
 static int prove_attached(const struct graph *graph,
-                          const struct graph_device *device,
-                          const struct graph_node *target, const char *object,
+                          const struct graph_claim *claim,
+                          const struct graph_device *device, const char *object,
                           struct err **errp);
 static int prove_apart(const struct graph *graph,
                        const struct graph_claim *claim,
                        const struct graph_device *device, const char *object,
                        struct err **errp);
 static int prove_idle(const struct graph *graph,
-                      const struct graph_node *target, struct err **errp);
+                      const struct graph_claim *claim, struct err **errp);
 static void keep_used(const struct graph *graph, struct deletion *deletion);
 static void keep(struct deletion *deletion, uint32_t node, uint32_t *n);
 static json_t *in_order(const struct graph *graph, struct deletion *deletion);
@@ -137,12 +137,12 @@ static int prove(const struct graph *graph, const struct graph_claim *claim,
         _cleanup_free_ char *node = str_printf("node '%s'", claim->target);
         return err_set(errp, -ENOENT, node, "QEMU has no such node");
     }
-    r = prove_attached(graph, device, target, object, errp);
+    r = prove_attached(graph, claim, device, object, errp);
     if (r < 0) {
         return r;
     }
     r = prove_apart(graph, claim, device, object, errp);
-    return r < 0 ? r : prove_idle(graph, target, errp);
+    return r < 0 ? r : prove_idle(graph, claim, errp);
 }
 
 /* Whether the replies tell of one and the same moment. */
@@ -174,13 +174,14 @@ static int prove_replies(const struct graph *graph,
 }
 
 static int prove_attached(const struct graph *graph,
-                          const struct graph_device *device,
-                          const struct graph_node *target, const char *object,
+                          const struct graph_claim *claim,
+                          const struct graph_device *device, const char *object,
                           struct err **errp)
 {
+    const struct graph_node *target = graph_find_node(graph, claim->target);
     const struct graph_node *it = device->root;
     for (unsigned i = 0; it != target && i < GRAPH_PATH_MAX; i++) {
-        if (it->job_filter) {
+        if (it->job_filter && !str_eq(it->name, claim->filter)) {
             return err_set(errp, -EBUSY, object,
                            "a job's filter node '%s' is still on it", it->name);
         }
@@ -225,15 +226,24 @@ static int prove_apart(const struct graph *graph,
     return 0;
 }
 
-static int prove_idle(const struct graph *graph,
-                      const struct graph_node *target, struct err **errp)
+static bool is_foreign(const struct graph_claim *claim,
+                       const struct graph_job *job)
 {
+    return !str_eq(job->id, claim->job);
+}
+
+static int prove_idle(const struct graph *graph,
+                      const struct graph_claim *claim, struct err **errp)
+{
+    const struct graph_node *target = graph_find_node(graph, claim->target);
     const uint32_t seed = target->index;
     uint32_t n = graph_visit(graph, &seed, 1, true);
     const struct graph_job *job = NULL;
     for (uint32_t i = 0; i < n && job == NULL; i++) {
         const struct graph_vertex *it = &graph->vertices[graph->walk->queue[i]];
-        job = it->kind == GRAPH_JOB ? &graph->jobs[it->index] : NULL;
+        const struct graph_job *on =
+            it->kind == GRAPH_JOB ? &graph->jobs[it->index] : NULL;
+        job = on != NULL && is_foreign(claim, on) ? on : NULL;
     }
     /* Without the jobs' edges any block job that goes on may be on it. */
     bool blind = graph->edges_from != GRAPH_EDGES_ALL;
@@ -241,7 +251,7 @@ static int prove_idle(const struct graph *graph,
         const struct graph_job *it = &graph->jobs[i];
         bool over =
             str_eq(it->status, "concluded") || str_eq(it->status, "null");
-        job = it->block && !over ? it : NULL;
+        job = it->block && !over && is_foreign(claim, it) ? it : NULL;
     }
     if (job == NULL) {
         return 0;

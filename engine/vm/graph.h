@@ -258,12 +258,15 @@ struct graph_claim {
     const char *target;          /* the node that it must reach */
     const char *source;          /* the former active layer, or NULL */
     const char *source_protocol; /* or NULL; a name that is gone is fine */
+    /* A job that may be on the target, and its filter node; or NULL. */
+    const char *job;
+    const char *filter;
 };
 
 /*
  * Proves a pivot (the claim) or names what is against it. 0: the device
  * reaches the target through filters only, no path from it reaches the source
- * or its protocol node, no job uses the target, and query-block says the
+ * or its protocol node, no other job uses the target, and query-block says the
  * same. -ENOENT: no such device or target; -ENOMEDIUM; -EBUSY: not so (yet);
  * -EAGAIN: the replies contradict each other, ask again; -ENOTSUP: this QEMU
  * does not show its graph, so nothing is proved.

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+from lab.proc import wait_for
 from lab.runner import timeout
 from lab.scene import Scene, volume
 
@@ -43,6 +44,17 @@ def moved(lab, scene, r, op, targets):
         assert v.exists(), "the source is never removed"
     scene.now.update(targets)
     assert_finished(lab, scene)
+
+
+def over(scene, r, targets):
+    """It has moved; what the sources were called in QEMU nobody knew any more."""
+    assert r.rc == 0 and r.last["event"] == "done", r
+    for v in scene.now.values():
+        assert v.exists(), "the source is never removed"
+    scene.now.update(targets)
+    scene.assert_attached()
+    assert scene.vm.jobs() == []
+    assert "qpv-claim" not in json.dumps(scene.vm.qmp.cmd("qom-list", path="/objects"))
 
 
 def back(lab, scene, r, op, before, targets):
@@ -135,12 +147,61 @@ def test_a_move_without_its_journal(lab):
                 os.unlink(v.path)
             assert_finished(lab, scene)
         else:
-            sources = dict(scene.now)
-            assert r.rc == 0 and r.last["event"] == "done", r
-            for v in sources.values():
-                assert v.exists(), "the source is never removed"
-            scene.now.update(targets)
-            scene.assert_attached()
-            assert scene.vm.jobs() == []
-            assert "qpv-claim" not in json.dumps(scene.vm.qmp.cmd("qom-list", path="/objects"))
+            over(scene, r, targets)
+        scene.judge()
+
+
+def runs(scene):
+    return scene.vm.qmp.cmd("query-status")["running"]
+
+
+def opened(scene, targets, *options):
+    e = scene.start_move(targets, "--undo-window", "10m", *options)
+    e.wait_event("progress", lambda x: x["phase"] == "undo-window", 60)
+    return e, e.events[0]["op"]
+
+
+@timeout(300)
+def test_an_undo_window_without_its_journal(lab):
+    """Open, it is closed and the guest keeps its targets; where the guest has
+    gone back by it already, that is brought to its end."""
+    scene = Scene(lab, ["raw", "qcow2"])
+    targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "qcow2")}
+    sources = dict(scene.now)
+    e, op = opened(scene, targets)
+    lose(lab, e)
+    scene.vm.wait_writes(50)
+    r = adopt(lab, scene, "--undo")
+    moved(lab, scene, r, op, targets)
+    assert r.last["undo_window"]["closed"] == "its journal is lost", r.last
+    left = {x["disk"]: x["volume"] for x in r.last["left"]}
+    assert all(v.mark() in left[d] for d, v in sources.items()), left
+    scene.judge()
+
+    # gone back: the hook that is told so holds it there
+    gate, first = lab.path("gate"), lab.path("first")
+    os.mkfifo(gate)
+    before = scene.vm.state()
+    targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "raw")}
+    e, op = opened(scene, targets, "--persist-hook",
+                   f"if [ -e {first} ]; then cat {gate}; else touch {first}; fi")
+    scene.vm.wait_writes(20)
+    undo = lab.qpivot.start("undo", op, "--json")
+    e.wait_event("step", lambda x: (x["step"], x["state"]) == ("return-persist", "start"), 60)
+    undo.kill()
+    lose(lab, e)
+    os.close(os.open(gate, os.O_RDWR))  # should the hook live still
+    scene.vm.wait_writes(20)
+    back(lab, scene, adopt(lab, scene), op, before, targets)
+    scene.judge()
+
+    # killed in the brackets at both ends of the window
+    for step in ("twin", "guest-cont", "drop-stop", "twin-drop", "drop-cont"):
+        targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "raw")}
+        e = scene.start_move(targets, "--undo-window", "1s")
+        e.kill_at(step, "start")
+        shutil.rmtree(lab.qpivot.state)
+        wait_for("the guest to go on", lambda: runs(scene), 10)
+        scene.vm.wait_writes(20)
+        over(scene, adopt(lab, scene), targets)
         scene.judge()

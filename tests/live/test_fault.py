@@ -88,7 +88,7 @@ ELSEWHERE = ("target-file-drop",
              "verify-scratch", "verify-try", "verify", "guest-look", "guest-stop", "verify-rest",
              "verify-clean", "verify-end",
              "latency-look", "twin", "guest-cont", "window-persist", "window", "drop-look",
-             "drop-stop", "twin-drop", "drop-cont")
+             "drop-stop", "twin-drop", "drop-cont", "drop-prove")
 
 
 def group_move(scene, step, n):

@@ -288,13 +288,6 @@ static bool move_is_told(struct world *world, const struct scenario *scenario,
     bool moved = volume != NULL && str_starts(volume->name, "/fake/dst");
     bool said = told->outcome == QPIVOT_REFUSED ||
                 told->outcome == (moved ? QPIVOT_DONE : QPIVOT_FAILED);
-    if (scenario->window) {
-        /*
-         * FIXME: the twins of an undo window are not known to --from-qemu: it
-         * parks, or leaves a concluded one. Nothing may be lost by that.
-         */
-        return is_whole(world, scenario, false, text);
-    }
     if (moved && !may_go_over(world, scenario)) {
         return against(text, "the targets are used, but were not compared");
     }
