@@ -250,7 +250,7 @@ int disk_is_as_planned(const struct graph *graph, const struct plan_disk *disk,
     const struct graph_device *device = graph_find_device(graph, disk->device);
     const char *what = NULL;
     if (device == NULL) {
-        return err_set(errp, -ESTALE, disk->disk, "the device is gone");
+        return err_set(errp, -ESTALE, disk->disk, "the device was unplugged");
     }
     int r = graph_disk(graph, device, &found, errp);
     if (r < 0) {

@@ -459,7 +459,22 @@ bool pivot_has_happened(const struct act *act, const struct graph *graph,
            graph_reaches(graph, root, node);
 }
 
-/* Whether it is certain that the guest uses the source, and will. */
+static bool is_unplugged(const struct act *act, const struct graph *graph,
+                         unsigned disk)
+{
+    const char *device = act_plan(act)->disks[disk].device;
+    return *device != '\0' && graph_find_device(graph, device) == NULL;
+}
+
+static bool has_ended(const struct graph_job *job)
+{
+    return job != NULL && str_eq(job->status, "concluded");
+}
+
+/*
+ * Whether it is certain that the guest uses the source, and will; or that an
+ * unplugged device has left no more than that.
+ */
 static bool has_stayed(const struct act *act, const struct graph *graph,
                        unsigned disk)
 {
@@ -471,10 +486,34 @@ static bool has_stayed(const struct act *act, const struct graph *graph,
         graph_find_node(graph, to_node(act, disk, &target));
     const struct graph_job *job =
         graph_find_job(graph, job_name(act, disk).text);
+    if (is_unplugged(act, graph, disk)) {
+        return has_ended(job) && job->error != NULL;
+    }
     return root != NULL && active != NULL &&
            graph_reaches(graph, root, active) &&
            (node == NULL || !graph_reaches(graph, root, node)) &&
-           (job == NULL || str_eq(job->status, "concluded"));
+           (job == NULL || has_ended(job));
+}
+
+/* Whether its job went through, and no device is there to use either side. */
+static bool has_gone(const struct act *act, const struct graph *graph,
+                     unsigned disk)
+{
+    const struct graph_job *job =
+        graph_find_job(graph, job_name(act, disk).text);
+    return is_unplugged(act, graph, disk) && has_ended(job) &&
+           job->error == NULL;
+}
+
+static void tell_unplugged(struct act *act, const struct graph *graph)
+{
+    const struct plan *plan = act_plan(act);
+    for (unsigned i = 0; i < plan->n_disks; i++) {
+        if (is_unplugged(act, graph, i)) {
+            act_warn(act, "%s: the device was unplugged in the middle",
+                     plan->disks[i].disk);
+        }
+    }
 }
 
 static void probe_again(struct act *act, const struct err *err, json_t *result)
@@ -496,13 +535,15 @@ static void probe_on_graph(struct act *act, const struct err *err,
     struct pivoting *pivoting = act_scratch(act, sizeof(*pivoting));
     unsigned n_pivoted = 0, n_stayed = 0;
     for (unsigned i = 0; err == NULL && i < plan->n_disks; i++) {
-        n_pivoted += pivot_has_happened(act, graph, i);
+        n_pivoted +=
+            pivot_has_happened(act, graph, i) || has_gone(act, graph, i);
         n_stayed += has_stayed(act, graph, i);
     }
     if (err == NULL && n_pivoted == plan->n_disks) {
         pivot_done(act);
         act_probed(act, PROBE_DONE);
     } else if (err == NULL && n_stayed == plan->n_disks) {
+        tell_unplugged(act, graph);
         thaw(act);
         act_probed(act, PROBE_NOT_DONE);
     } else if (pivoting == NULL || pivoting->looks++ >= LOOKS_MAX) {
@@ -550,6 +591,15 @@ static void prove_on_graph(struct act *act, const struct err *err,
     struct proof proof;
     if (err != NULL || pivoting == NULL) {
         act_end(act, err);
+        return;
+    }
+    if (is_unplugged(act, graph, disk->index)) {
+        act_warn(act,
+                 "%s: the device was unplugged in the middle: %s and %s both"
+                 " stay",
+                 disk->disk, disk->from, disk->to);
+        act_set_facts(act, json_pack("{s:b}", "unplugged", 1));
+        act_end(act, NULL);
         return;
     }
     proof_of(act, disk->index, &proof);

@@ -157,5 +157,9 @@ static void remove_on_graph(struct act *act, const struct err *err,
 
 void source_remove(struct act *act)
 {
+    if (json_is_true(act_fact(act, "prove", "unplugged"))) {
+        act_end(act, NULL); /* nobody can prove any more what it is good for */
+        return;
+    }
     act_graph(act, remove_on_graph);
 }

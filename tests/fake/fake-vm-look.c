@@ -110,6 +110,9 @@ static json_t *look_block(const struct fake_vm *vm)
     for (unsigned i = 0; i < vm->n_devices; i++) {
         const struct fake_device *device = &vm->devices[i];
         int root = device->root;
+        if (root == FAKE_NOBODY) {
+            continue;
+        }
         /* A filter that a job put there unasked is hidden. */
         if (str_eq(vm->nodes[root].driver, "mirror_top") &&
             vm->nodes[root].name[0] == '#') {
@@ -212,6 +215,9 @@ static json_t *look_edges(const struct fake_vm *vm)
     }
     for (unsigned i = 0; i < vm->n_devices; i++) {
         const struct fake_device *device = &vm->devices[i];
+        if (device->root == FAKE_NOBODY) {
+            continue;
+        }
         add_row(rows, ID_DEVICE + (int)i,
                 *device->drive != '\0' ? device->drive : device->qdev,
                 "block-backend");

@@ -90,7 +90,8 @@ bool fake_vm_has_parent(const struct fake_vm *vm, int node)
     for (unsigned i = 0; i < FAKE_JOBS; i++) {
         const struct fake_job *job = &vm->jobs[i];
         if (fake_vm_job_lives(job) &&
-            (job->source == node || job->target == node)) {
+            (job->source == node || job->target == node ||
+             job->filter == node)) {
             return true;
         }
     }
@@ -180,7 +181,23 @@ static void guest_write(struct fake_vm *vm)
 
 bool fake_vm_is_whole(struct fake_vm *vm, unsigned device)
 {
-    const struct store_volume *volume = fake_vm_volume(vm, device);
+    return fake_vm_is_whole_on(vm, device, fake_vm_volume(vm, device));
+}
+
+void fake_vm_unplug(struct fake_vm *vm, unsigned device)
+{
+    char name[16];
+    (void)snprintf(name, sizeof(name), "vd%u", device);
+    _cleanup_free_ char *path = str_printf("/machine/peripheral/%s", name);
+    vm->devices[device].root = FAKE_NOBODY;
+    fake_vm_settle(vm);
+    fake_vm_event(vm, "DEVICE_DELETED",
+                  json_pack("{s:s, s:s}", "device", name, "path", path));
+}
+
+bool fake_vm_is_whole_on(const struct fake_vm *vm, unsigned device,
+                         const struct store_volume *volume)
+{
     const uint64_t *told = vm->devices[device].writes;
     for (unsigned i = 0; i < STORE_WRITES / 64; i++) {
         if (volume == NULL || (told[i] & ~volume->writes[i]) != 0) {

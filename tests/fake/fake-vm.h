@@ -47,8 +47,8 @@ struct fake_node {
 
 struct fake_device {
     char qdev[64];
-    char drive[16]; /* legacy drive id, or "" */
-    int root;
+    char drive[16];                     /* legacy drive id, or "" */
+    int root;                           /* FAKE_NOBODY: it was unplugged */
     uint64_t writes[STORE_WRITES / 64]; /* acknowledged */
 };
 
@@ -149,11 +149,15 @@ json_t *fake_vm_answer(void *data, const char *command, const json_t *args);
 struct store_volume *fake_vm_volume(struct fake_vm *vm, unsigned device);
 /* Whether that volume has all that the guest was told is written. */
 bool fake_vm_is_whole(struct fake_vm *vm, unsigned device);
+bool fake_vm_is_whole_on(const struct fake_vm *vm, unsigned device,
+                         const struct store_volume *volume);
 /* What there is of ours beyond what devices use: an array of texts. */
 json_t *fake_vm_leftovers(const struct fake_vm *vm);
 
 /* Makes it one that waits for a guest, as -incoming defer [-S] does. */
 void fake_vm_await(struct fake_vm *vm, bool autostart);
+/* The device is gone, as after device_del. */
+void fake_vm_unplug(struct fake_vm *vm, unsigned device);
 /* Its process ends, now: what it was to its peer is no more. */
 void fake_vm_die(struct fake_vm *vm);
 /* Whether it has the guest: all of it, and the right to run it. */

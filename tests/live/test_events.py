@@ -3,6 +3,7 @@ powers off, somebody unplugs the disk, stops the machine, or has his hands on
 our jobs by another monitor."""
 
 import json
+import os
 
 from lab.proc import wait_for
 from lab.qemu import Disk
@@ -65,13 +66,45 @@ def test_the_guest_powers_off_while_ready(lab):
     scene.judge_dead()
 
 
+def pluggable(lab):
+    """A VM with two disks that its guest can be told to give up."""
+    disks = [Disk(f"d{i}", source(lab, "raw", f"d{i}"), props={"bus": f"port{i}"})
+             for i in (0, 1)]
+    return lab.vm(disks, argv=[x for i in (0, 1) for x in (
+        "-device", f"pcie-root-port,id=port{i},slot={i + 1}")])
+
+
+@timeout(120)
+def test_a_disk_is_unplugged_in_the_pivot(lab):
+    """The engine dies when all is ready to change, and one of them is unplugged
+    before the next one comes: the others go back, or are over already."""
+    vm = pluggable(lab)
+    vm.wait_writes(20)
+    targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "raw")}
+    e = lab.qpivot.start_move(vm, {d: v.uri() for d, v in targets.items()}, "--delete-source")
+    e.kill_at("pivot", "start")
+    vm.qmp.cmd("device_del", id="d0")
+    wait_for("the unplug", lambda: "/d0/" not in json.dumps(vm.qmp.cmd("query-block")), 20)
+    r = lab.qpivot.run("recover", "--json")
+    assert r.rc == 0, r
+    print("it", r.last["event"])
+    warned = [w["message"] for w in r.named("warning")]
+    assert any("d0: the device was unplugged" in w for w in warned), warned
+    on = json.dumps(vm.block("d1")["inserted"])
+    if r.last["event"] == "failed":
+        assert "n-d1" in on and not any(v.exists() for v in targets.values())
+    else:
+        assert targets["d1"].path in on and targets["d0"].exists()
+        assert os.path.exists(vm.disks[0].volume.path), "whose copy nothing proves"
+        assert not os.path.exists(vm.disks[1].volume.path)
+    assert vm.jobs() == []
+    assert "qpv-claim" not in json.dumps(vm.qmp.cmd("qom-list", path="/objects"))
+
+
 @timeout(90)
 def test_a_disk_is_unplugged_while_ready(lab):
     """The other one goes back, too: they move together or not at all."""
-    disks = [Disk(f"d{i}", source(lab, "raw", f"d{i}"), props={"bus": f"port{i}"})
-             for i in (0, 1)]
-    vm = lab.vm(disks, argv=[x for i in (0, 1) for x in (
-        "-device", f"pcie-root-port,id=port{i},slot={i + 1}")])
+    vm = pluggable(lab)
     slow = lab.path("slow.raw")  # d1 is not READY before it is paused
     with open(slow, "wb") as f:
         f.truncate(SIZE)

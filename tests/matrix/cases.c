@@ -29,6 +29,7 @@ static const char *kind_name(enum fault_kind kind)
         [FAULT_KILL] = "done, engine killed",
         [FAULT_DIES] = "QEMU dies",
         [FAULT_DONE_DIES] = "done, QEMU dies",
+        [FAULT_UNPLUG] = "done, a disk unplugged",
         [FAULT_PEER_DIES] = "done, the other QEMU dies",
         [FAULT_STORE_ERROR] = "storage refuses",
         [FAULT_STORE_DONE_ERROR] = "storage does and refuses",
@@ -120,7 +121,8 @@ static bool is_apt(const struct making *making, enum fault_kind kind,
     bool changes = kind == FAULT_DONE_ERROR || kind == FAULT_KILL ||
                    kind == FAULT_LOST || kind == FAULT_DONE_DIES;
     return !(looks && changes) && !(kind == FAULT_PEER_DIES && !migrates) &&
-           !(kind == FAULT_DONE_DIES && !migrates);
+           !(kind == FAULT_DONE_DIES && !migrates) &&
+           !(kind == FAULT_UNPLUG && migrates);
 }
 
 static void make_for(const struct making *making, const struct logged *at,

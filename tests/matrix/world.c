@@ -146,7 +146,7 @@ void world_begin(struct world *world, bool migrates)
     }
     world->fault = &none;
     world->faulty = true;
-    world->fired = world->process_left = false;
+    world->fired = world->unplugged = world->process_left = false;
     world->n_log = 0;
     memset(world->told, 0, sizeof(*world->told));
 }
@@ -367,6 +367,9 @@ static json_t *side_answer(void *data, const char *command, const json_t *args)
         side_die(side);
     } else if (here && fault->kind == FAULT_PEER_DIES) {
         side_die(&world->sides[side->side == SOURCE ? DESTINATION : SOURCE]);
+    } else if (here && fault->kind == FAULT_UNPLUG) {
+        fake_vm_unplug(side->vm, 0);
+        world->unplugged = true;
     } else if (here && fault->kind == FAULT_KILL) {
         (void)kill(world->engine, SIGKILL);
     }

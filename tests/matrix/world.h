@@ -69,6 +69,7 @@ enum fault_kind {
     FAULT_KILL,       /* done, and the engine dies at that moment */
     FAULT_DIES,       /* not done: this QEMU dies at that moment */
     FAULT_DONE_DIES,  /* done, and it dies before the reply */
+    FAULT_UNPLUG,     /* done, and the first disk's device is unplugged */
     FAULT_PEER_DIES,  /* done, and the other QEMU dies at that moment */
     /* of an act of the storage */
     FAULT_STORE_ERROR,
@@ -137,6 +138,7 @@ struct world {
     const struct fault *fault;
     bool faulty; /* the first engine runs: the fault may strike */
     bool fired;
+    bool unplugged;
     bool process_left;
     uint64_t kept; /* the volumes there were when the journal was lost */
     int lost_tag;  /* where the engine was then */
