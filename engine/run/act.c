@@ -65,6 +65,8 @@ void act_start(struct op *op, const struct step *step, int disk,
                        step->name, disk, NULL, op_now_us(), act_on_intent, act);
     if (r < 0) {
         act_error(act, r, "journal cannot be written");
+    } else {
+        act->recording = true;
     }
 }
 
@@ -138,7 +140,8 @@ static enum act_side act_home(const struct act *act)
 
 void act_release(struct act *act)
 {
-    if (!act->cancelled && !act_works(act) &&
+    /* One that waits for its record has not begun: it will look by itself. */
+    if (!act->cancelled && !act->recording && !act_works(act) &&
         (act->step->flags & STEP_STORAGE) == 0) {
         act_drop_pending(act);
         act->side = act_home(act); /* there it begins anew */
@@ -417,6 +420,7 @@ void *act_scratch(struct act *act, size_t size)
 static void act_on_intent(void *data, const struct err *err)
 {
     struct act *act = data;
+    act->recording = false;
     /* Going back must not stop because it cannot be written down. */
     if (err != NULL && act->mode == ACT_RUN) {
         act->ended = true;

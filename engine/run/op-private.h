@@ -48,6 +48,7 @@ struct act {
     bool woken; /* one came since it last looked */
     enum act_side side;
     json_t *facts;
+    bool recording; /* not begun: its record is on its way to the journal */
     bool held;      /* the connection broke: goes on when it is back */
     bool cancelled; /* waits for storage work that cannot be stopped */
     bool repeated;  /* an earlier try may have had an effect */

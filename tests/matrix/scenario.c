@@ -96,7 +96,7 @@ const struct scenario scenarios[] = {
      .abort_at = "mirror-end",
      .targets = {"nbd"}},
     {.name = "migrate-share", .operation = &migrate_operation,
-     .n_disks = 2, .thin = 3, .thin_lost = 4,
+     .n_disks = 2, .thin = 2, .thin_lost = 4,
      .old_state = true,
      .flags = QPIVOT_SUSPEND,
      .abort_at = "stream-follow",
