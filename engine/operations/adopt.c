@@ -421,6 +421,28 @@ static void adopt_marks(struct op *op, const struct adopt *adopt, bool begun)
     }
 }
 
+/* Whether a stream had taken them only the journal would tell. */
+static void tell_bitmaps(struct op *op, const struct adopt *adopt)
+{
+    const struct plan *plan = op_plan(op);
+    for (unsigned i = 0; i < plan->n_disks; i++) {
+        size_t k;
+        json_t *bitmap;
+        json_array_foreach(plan->disks[i].bitmaps, k, bitmap) {
+            bool persistent =
+                json_is_true(json_object_get(bitmap, "persistent"));
+            _cleanup_free_ char *text = str_printf(
+                "dirty bitmap '%s' of %s may not be stored when QEMU ends: make"
+                " it anew, and take a full backup",
+                json_string_value(json_object_get(bitmap, "name")),
+                plan->disks[i].disk);
+            if (adopt->disks[i].client && persistent && text != NULL) {
+                op_warn(op, text);
+            }
+        }
+    }
+}
+
 static void tell_plan(struct op *op)
 {
     const struct plan *plan = op_plan(op);
@@ -480,4 +502,5 @@ static void adopt_decide(struct op *op)
     }
     adopt_marks(op, adopt, begun);
     tell_plan(op);
+    tell_bitmaps(op, adopt);
 }

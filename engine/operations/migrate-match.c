@@ -82,25 +82,17 @@ void migrate_check_source(struct op *op, const struct plan_disk *disk,
     }
 }
 
-/* A mirror carries the content, and neither bitmaps nor snapshots. */
+/* A mirror carries the content, and no snapshots. */
 static void check_lost(struct op *op, const struct plan_disk *disk)
 {
     const struct migrate_request *request = op_request(op);
     size_t n_snapshots =
         json_array_size(json_object_get(disk->before, "snapshots"));
-    size_t n_bitmaps =
-        json_array_size(json_object_get(disk->before, "bitmaps"));
     if (n_snapshots > 0 && (request->flags & QPIVOT_DROP_SNAPSHOTS) == 0) {
         migrate_problem(op, -ENOTSUP, disk->disk,
                         "holds %zu internal snapshots that a mirror does not"
                         " carry; --drop-snapshots goes without them",
                         n_snapshots);
-    }
-    if (n_bitmaps > 0 && (request->flags & QPIVOT_DROP_BITMAPS) == 0) {
-        migrate_problem(op, -ENOTSUP, disk->disk,
-                        "has %zu dirty bitmaps that are not carried yet;"
-                        " --drop-bitmaps goes without them",
-                        n_bitmaps);
     }
 }
 
@@ -213,6 +205,7 @@ static void match_disk(struct op *op, struct plan_disk *disk,
     if (str_eq(disk->how, "nbd")) {
         match_copy(op, disk, there);
     }
+    migrate_match_bitmaps(op, disk, there->active);
 }
 
 void migrate_match_disks(struct op *op, const struct graph *graph)

@@ -247,6 +247,7 @@ static int fill_disk(struct plan_disk *disk, const struct graph *graph,
                                         json_string(found->nodes[i]->name));
         }
     }
+    disk->bitmaps = migrate_bitmaps_of(found->active);
     disk->known_bitmaps = json_array();
     for (unsigned i = 0; i < found->active->n_bitmaps; i++) {
         (void)json_array_append_new(
@@ -410,8 +411,11 @@ static json_t *former_settings(const struct plan *plan, const json_t *replies)
             json_object_get(replies, "query-migrate-parameters"), name);
         (void)json_object_set(parameters, name, before);
     }
-    return json_pack("{s:o, s:o}", "capabilities", capabilities, "parameters",
-                     parameters);
+    json_t *mapping =
+        json_object_get(json_object_get(replies, "query-migrate-parameters"),
+                        "block-bitmap-mapping");
+    return json_pack("{s:o, s:o, s:O*}", "capabilities", capabilities,
+                     "parameters", parameters, "mapping", mapping);
 }
 
 void migrate_want_capability(struct op *op, const char *name, bool needed)
@@ -452,6 +456,7 @@ static void decide_settings(struct op *op)
     migrate_want_capability(op, "pause-before-switchover", true);
     /* Else QEMU 7.2 takes the locks of shared images before 'cont'. */
     migrate_want_capability(op, "late-block-activate", false);
+    migrate_want_bitmaps(op);
     if ((request->flags & QPIVOT_AUTO_CONVERGE) != 0) {
         migrate_want_capability(op, "auto-converge", true);
     }
@@ -521,10 +526,12 @@ void migrate_decide(struct op *op)
 
 static json_t *describe(const struct plan_disk *disk)
 {
-    return json_pack("{s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:I, s:s*}", "disk",
-                     disk->disk, "device", disk->device, "from", disk->from,
-                     "to", disk->to, "how", disk->how, "via", disk->how, "size",
-                     (json_int_t)disk->size, "reason", disk->reason);
+    json_t *bitmaps = json_array_size(disk->bitmaps) > 0 ? disk->bitmaps : NULL;
+    return json_pack("{s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:I, s:s*, s:O*}",
+                     "disk", disk->disk, "device", disk->device, "from",
+                     disk->from, "to", disk->to, "how", disk->how, "via",
+                     disk->how, "size", (json_int_t)disk->size, "reason",
+                     disk->reason, "bitmaps", bitmaps);
 }
 
 static void emit_plan(struct op *op)

@@ -70,6 +70,16 @@ void migrate_match_disks(struct op *op, const struct graph *graph);
 /* Machine, memory, run states, jobs, capabilities. */
 void migrate_check_machines(struct op *op);
 
+/* --- migrate-bitmap.c --- */
+
+/* What plan_disk.bitmaps begins with: "fault" says what ails one. */
+json_t *migrate_bitmaps_of(const struct graph_node *node);
+/* Leaves those that go over, by the stream or by a shared image. */
+void migrate_match_bitmaps(struct op *op, struct plan_disk *disk,
+                           const struct graph_node *there);
+/* The capability: on where the stream carries some, else off. */
+void migrate_want_bitmaps(struct op *op);
+
 /* --- migrate-same.c --- */
 
 enum migrate_same { MIGRATE_UNPROVED, MIGRATE_SAME, MIGRATE_DIFFERENT };

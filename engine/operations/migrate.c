@@ -9,6 +9,7 @@
 #include "qpivot.h"
 #include "run/claim.h"
 #include "steps/backlog.h"
+#include "steps/bitmap.h"
 #include "steps/export.h"
 #include "steps/mirror.h"
 #include "steps/persist.h"
@@ -41,6 +42,12 @@ static const struct step migrate_steps[] = {
     {"parameters-destination", "set them on the destination",
      parameters_set, parameters_restore, NULL, stream_has_parameters,
      parameters_command, DST},
+    {"bitmaps", "name the dirty bitmaps that the stream carries",
+     bitmaps_map, bitmaps_unmap, NULL, bitmaps_are_streamed,
+     bitmaps_map_command, 0},
+    {"bitmaps-destination", "name them on the destination",
+     bitmaps_map, bitmaps_unmap, NULL, bitmaps_are_streamed,
+     bitmaps_map_command_there, DST},
     /* Before the copy: all of it is taken back before this is. */
     {"incoming", "let the destination listen for the stream",
      incoming_open, incoming_close, incoming_probe, NULL, incoming_command,
@@ -66,8 +73,13 @@ static const struct step migrate_steps[] = {
      backlog_wait, NULL, NULL, export_is_copied, NULL, STEP_LONG | STEP_LOOKS},
     {"check-disks", "see that nobody has changed the disks",
      copy_check, NULL, NULL, NULL, NULL, STEP_LOOKS},
+    {"bitmaps-check", "see that the dirty bitmaps are as planned",
+     bitmaps_check, bitmaps_keep, NULL, bitmaps_are_streamed, NULL, 0},
     {"stream", "send the guest's memory, the guest still running",
      stream_start, stream_cancel, stream_probe, NULL, NULL, 0},
+    {"bitmaps-arrive", "see that the destination takes the dirty bitmaps",
+     bitmaps_arrive, NULL, NULL, bitmaps_are_streamed, NULL,
+     DST | STEP_LONG | STEP_LOOKS},
     {"stream-follow", "follow it until the guest stands for the rest",
      stream_follow, NULL, NULL, NULL, NULL, STEP_LONG | STEP_LOOKS},
     {"suspend", "pause the guest, so that the stream ends",
@@ -92,6 +104,9 @@ static const struct step migrate_steps[] = {
      guest_prove, NULL, NULL, NULL, NULL, DST | STEP_LOOKS},
     {"prove-disk", "prove from the graph that it uses its disk there",
      guest_prove_disk, NULL, NULL, NULL, NULL, DST | COPY | STEP_LOOKS},
+    {"prove-bitmaps", "see that its dirty bitmaps are there, as they were",
+     bitmaps_prove, NULL, NULL, bitmaps_are_carried, NULL,
+     DST | COPY | STEP_LOOKS},
     {"persist", "hand over where the VM is now",
      persist_write, NULL, NULL, persist_is_wanted, NULL, STEP_STORAGE},
     {"capabilities-restore", "set the destination's capabilities back",
@@ -99,6 +114,8 @@ static const struct step migrate_steps[] = {
     {"parameters-restore", "set its limits back",
      parameters_restore, NULL, NULL, stream_has_parameters, NULL,
      DST | STEP_TIDY},
+    {"bitmaps-restore", "name its dirty bitmaps as they are",
+     bitmaps_unmap, NULL, NULL, bitmaps_are_streamed, NULL, DST | STEP_TIDY},
     {"authz-remove", "take from it whom to let in",
      authz_del, NULL, NULL, tls_has_authz, authz_del_command, DST | STEP_TIDY},
     {"tls-remove-destination", "take the destination's certificates back",
@@ -184,6 +201,10 @@ static json_t *migrate_result(struct op *op)
         json_t *json =
             json_pack("{s:s, s:s, s:s, s:s}", "disk", disk->disk, "how",
                       disk->how, "from", disk->from, "to", disk->to);
+        const json_t *bitmaps = op_fact(op, "prove-bitmaps", (int)i, "bitmaps");
+        if (bitmaps != NULL) {
+            (void)json_object_set_new(json, "bitmaps", json_deep_copy(bitmaps));
+        }
         if (bytes != NULL) {
             (void)json_object_set_new(json, "bytes_copied",
                                       json_deep_copy(bytes));

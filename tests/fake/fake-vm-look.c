@@ -60,13 +60,14 @@ static const char *path_of(const struct fake_vm *vm, int node)
     return vm->nodes[node].path; /* of an nbd node: the export's name */
 }
 
-static void add_bitmap(json_t *list, const char *name)
+static void add_bitmap(json_t *list, const char *name, bool busy,
+                       bool recording, bool persistent)
 {
     if (*name != '\0') {
         (void)json_array_append_new(
             list, json_pack("{s:s, s:b, s:b, s:b, s:i, s:i}", "name", name,
-                            "busy", 0, "recording", 1, "persistent", 0, "count",
-                            0, "granularity", 65536));
+                            "busy", busy, "recording", recording, "persistent",
+                            persistent, "count", 0, "granularity", 65536));
     }
 }
 
@@ -83,9 +84,11 @@ static json_t *node_json(const struct fake_vm *vm, int index)
                   0, "image", "filename", path, "format", node->driver,
                   "dirty-flag", 0, "virtual-size", (json_int_t)node->size);
     json_t *bitmaps = json_array();
-    add_bitmap(bitmaps, node->bitmap);
-    add_bitmap(bitmaps, node->ours[0]);
-    add_bitmap(bitmaps, node->ours[1]);
+    /* While it comes in, it does not record. */
+    bool comes = node->busy && vm->runstate == FAKE_INMIGRATE;
+    add_bitmap(bitmaps, node->bitmap, node->busy, !comes, node->persistent);
+    add_bitmap(bitmaps, node->ours[0], false, true, false);
+    add_bitmap(bitmaps, node->ours[1], false, true, false);
     if (json_array_size(bitmaps) > 0) {
         (void)json_object_set(json, "dirty-bitmaps", bitmaps);
     }

@@ -64,6 +64,7 @@ static void end_badly(struct fake_vm *vm, enum fake_phase phase)
     struct fake_stream *stream = &vm->stream;
     bool stood = vm->runstate == FAKE_FINISH_MIGRATE;
     set_phase(vm, phase);
+    fake_vm_end_bitmaps(vm, false);
     if (stood && stream->was_running) {
         vm->runstate = FAKE_RUNS;
         fake_vm_event(vm, "RESUME", NULL);
@@ -106,6 +107,7 @@ static void load(struct fake_vm *vm, struct fake_vm *peer)
     peer->stream.loaded = true;
     peer->runstate = peer->stream.autostart ? FAKE_RUNS : FAKE_PAUSED;
     peer->n_writes = vm->n_writes;
+    fake_vm_end_bitmaps(vm, true);
     for (unsigned i = 0; i < vm->n_devices && i < peer->n_devices; i++) {
         for (unsigned k = 0; k < ARRAY_SIZE(vm->devices[i].writes); k++) {
             peer->devices[i].writes[k] = vm->devices[i].writes[k];
@@ -133,6 +135,10 @@ static void stream_tick(struct fake_vm *vm)
             break;
         }
         peer->stream.connected = true;
+        if (!fake_vm_send_bitmaps(vm)) {
+            end_badly(vm, FAKE_FAILED);
+            break;
+        }
         stream->passes = 1;
         set_phase(vm, FAKE_ACTIVE);
         break;
@@ -249,7 +255,7 @@ static json_t *query_capabilities(struct fake_vm *vm, const json_t *args)
     static const char *const names[] = {
         "events",       "return-path",         "pause-before-switchover",
         "xbzrle",       "late-block-activate", "auto-converge",
-        "rdma-pin-all",
+        "rdma-pin-all", "dirty-bitmaps",
     };
     (void)args;
     json_t *list = json_array();

@@ -530,6 +530,7 @@ json_t *fake_vm_leftovers(const struct fake_vm *vm)
         }
     }
     const char *id;
+    size_t n;
     json_t *object;
     json_object_foreach(vm->objects, id, object) {
         tell_left(list, "object", id);
@@ -559,6 +560,14 @@ json_t *fake_vm_leftovers(const struct fake_vm *vm)
     json_object_foreach(parameters, id, object) {
         if (!json_equal(object, json_object_get(vm->stream.parameters, id))) {
             tell_left(list, "parameter", id);
+        }
+    }
+    json_array_foreach(
+        json_object_get(vm->stream.parameters, "block-bitmap-mapping"), n,
+        object) {
+        const char *node = text(object, "node-name");
+        if (!str_eq(text(object, "alias"), node)) {
+            tell_left(list, "parameter", "block-bitmap-mapping");
         }
     }
     if (!str_eq(vm->shutdown, "poweroff")) {

@@ -40,6 +40,9 @@ struct fake_node {
     char driver[16];
     char path[STORE_NAME]; /* of a protocol node: its volume */
     char bitmap[16];
+    bool persistent;         /* that one is, ... */
+    bool busy;               /* ... is in a stream, ... */
+    bool unstored;           /* ... and was: it is not stored at the end */
     char ours[2][FAKE_NAME]; /* bitmaps by names of ours */
     int child;               /* "file", or what a filter is on */
     uint64_t size;
@@ -199,6 +202,10 @@ json_t *fake_vm_default_parameters(void);
 /* NULL, or why an object that 'args' names by 'key' is not there. */
 json_t *fake_vm_lacks_object(const struct fake_vm *vm, const json_t *args,
                              const char *key);
+/* The stream begins: false where that is its end. */
+bool fake_vm_send_bitmaps(struct fake_vm *vm);
+/* It has ended; 'loaded': the peer has the guest. */
+void fake_vm_end_bitmaps(struct fake_vm *vm, bool loaded);
 /* An NBD client node: what the peer exports by that name. */
 json_t *fake_vm_add_client(struct fake_vm *vm, const json_t *args);
 struct store_volume *fake_vm_exported(const struct fake_vm *vm,

@@ -95,6 +95,11 @@ const struct scenario scenarios[] = {
      .flags = QPIVOT_KEEP_SOURCE | QPIVOT_XBZRLE,
      .abort_at = "mirror-end",
      .targets = {"nbd"}},
+    {.name = "migrate-bitmaps", .operation = &migrate_operation,
+     .n_disks = 2, .thin = 2, .thin_lost = 3,
+     .bitmap = true,
+     .abort_at = "mirror-end",
+     .targets = {"nbd", "share"}},
     {.name = "migrate-share", .operation = &migrate_operation,
      .n_disks = 2, .thin = 2, .thin_lost = 4,
      .old_state = true,
@@ -112,6 +117,19 @@ bool scenario_migrates(const struct scenario *scenario)
     return scenario->operation == &migrate_operation;
 }
 
+/* Where a disk has a bitmap, an image that can store it. */
+static bool in_images(const struct scenario *scenario)
+{
+    return scenario->bitmap && scenario_migrates(scenario);
+}
+
+static void add_volume(const struct scenario *scenario, struct world *world,
+                       const char *path)
+{
+    struct store_volume *volume = store_add(world->store, path, SIZE);
+    volume->format_size = in_images(scenario) ? SIZE : 0;
+}
+
 static void path_of(const char *kind, unsigned disk, char out[STORE_NAME])
 {
     (void)snprintf(out, STORE_NAME, "/fake/%s%u", kind, disk);
@@ -126,9 +144,10 @@ static void prepare_destination(const struct scenario *scenario,
         bool copied = str_eq(scenario->targets[i], "nbd");
         path_of(copied ? "dst" : "src", i, path);
         if (copied) {
-            (void)store_add(world->store, path, SIZE);
+            add_volume(scenario, world, path);
         }
-        fake_vm_add_disk(world->dst_vm, path, false, scenario->drive);
+        fake_vm_add_disk(world->dst_vm, path, in_images(scenario),
+                         scenario->drive);
     }
     fake_vm_await(world->dst_vm, scenario->autostart);
 }
@@ -156,15 +175,16 @@ void scenario_prepare(const struct scenario *scenario, struct world *world)
     for (unsigned i = 0; i < scenario->n_disks; i++) {
         char path[STORE_NAME];
         path_of("src", i, path);
-        (void)store_add(world->store, path, SIZE);
-        fake_vm_add_disk(world->vm, path, false, scenario->drive);
+        add_volume(scenario, world, path);
+        fake_vm_add_disk(world->vm, path, in_images(scenario), scenario->drive);
     }
     if (scenario->existing) {
         (void)store_add(world->store, "/fake/dst1", SIZE);
     }
-    if (scenario->bitmap) {
-        struct fake_node *node = &world->vm->nodes[world->vm->devices[0].root];
+    for (unsigned i = 0; scenario->bitmap && i < scenario->n_disks; i++) {
+        struct fake_node *node = &world->vm->nodes[world->vm->devices[i].root];
         (void)snprintf(node->bitmap, sizeof(node->bitmap), "b0");
+        node->persistent = in_images(scenario);
     }
     world->vm->runstate = scenario->paused ? FAKE_PAUSED : FAKE_RUNS;
     world->vm->keeps_old_state = scenario->old_state;

@@ -21,7 +21,7 @@ struct scenario {
     bool paused;        /* the guest is, and is to stay so */
     bool remote;        /* the processes of the QEMUs are not seen */
     bool drive;         /* the guest was started with -drive */
-    bool bitmap;        /* the disk has one that is to be carried */
+    bool bitmap;        /* the disks have one each that is to be carried */
     bool existing;      /* the last target is there before */
     bool autostart;     /* the destination was started without -S */
     bool old_state;     /* QEMU 10's way with a paused guest */

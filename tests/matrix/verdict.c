@@ -48,6 +48,24 @@ static bool somebody_has_all(struct world *world, unsigned disk)
                                store_find(world->store, target));
 }
 
+/*
+ * There, and to be stored when QEMU ends. Of one that QEMU let nobody mend, or
+ * that only the lost journal told of, the user is warned.
+ */
+static bool bitmap_is(const struct world *world,
+                      const struct scenario *scenario, const struct fake_vm *vm,
+                      const struct fake_node *node)
+{
+    bool migrates = scenario_migrates(scenario);
+    bool told = world->fault->for_good || world->fault->loses_journal;
+    if (!scenario->bitmap || (migrates && vm->dead)) {
+        return true;
+    }
+    return str_eq(node->bitmap, "b0") &&
+           (!migrates ||
+            (node->persistent && !node->busy && (!node->unstored || told)));
+}
+
 static bool disks_are(struct world *world, const struct scenario *scenario,
                       bool over, char text[VERDICT_TEXT])
 {
@@ -74,7 +92,7 @@ static bool disks_are(struct world *world, const struct scenario *scenario,
         if (!vm->dead && str_eq(node->driver, "mirror_top")) {
             return against(text, "a job's filter is on disk %u", i);
         }
-        if (scenario->bitmap && !str_eq(node->bitmap, "b0")) {
+        if (!bitmap_is(world, scenario, vm, node)) {
             return against(text, "disk %u has lost its bitmap", i);
         }
     }
