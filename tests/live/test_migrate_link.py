@@ -100,11 +100,15 @@ def test_only_the_data_is_cut_in_the_stream(lab):
     cut_with_the_monitors_left(lab, streaming)
 
 
-def cut_at(lab, word, after=False, engine=None, side="source"):
+def cut_at(lab, word, after=False, engine=None, quiet=False):
     pair = FarPair(lab, ["raw"], to={"d0": "raw"}, engine=engine)
-    relay = pair.before(word, pair.link.switch("down"), side, after)
+    relay = pair.before(word, pair.link.switch("down"), after=after)
+    options = [*SOON]
+    if quiet:
+        pair.vm.pause()
+        options += ["--downtime-limit", "1"]
     before = pair.src.state()
-    r = pair.start(*SOON, source=relay).wait(100)
+    r = pair.start(*options, source=relay).wait(100)
     print(r)
     return pair, r, before
 
@@ -123,6 +127,18 @@ def test_only_the_data_is_cut_in_the_switchover(lab):
     assert r.rc == 1, r
     assert_stayed(pair, before)
     pair.dst.proc.wait(10)
+
+
+@timeout(180)
+def test_only_the_data_is_cut_with_nothing_left_to_send(lab):
+    """It all fits into a buffer of the kernel's: the source does not even know
+    that it waits in vain."""
+    pair, r, before = cut_at(lab, "migrate-continue", quiet=True)
+    assert r.rc == 1, r
+    said = [e["message"] for e in r.named("warning") if "keep the guest" in e["message"]]
+    assert said, r
+    pair.vm.resume()
+    assert_stayed(pair, before)
 
 
 @timeout(180)

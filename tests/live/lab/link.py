@@ -67,12 +67,13 @@ class FarPair(Pair):
             return f"tcp:{HOSTS[side]}:{PORT}"
         return (self.src if side == "source" else self.dst).qmp_path
 
-    def before(self, word, command, side="source", after=False):
-        """The address of a monitor by a relay that runs a command once, right
-        before the first line with the word goes to QEMU, or right after."""
+    def before(self, word, command, after=False):
+        """The address of the source's monitor by a relay that runs a command
+        once, right before the first line with the word goes to QEMU, or right
+        after."""
         armed = self.lab.path(self.lab.name("armed"))
         open(armed, "w").close()
-        address = self.monitor(side)
+        address = self.monitor("source")
         words = [sys.executable, str(Path(__file__).with_name("relay.py")), armed, address,
                  word, "after" if after else "before", *command]
         return "exec:exec " + " ".join(f"'{w}'" for w in words)

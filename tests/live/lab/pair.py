@@ -15,14 +15,16 @@ class Destination(Vm):
     """The source's machine again, waiting: -incoming defer -S.
 
     volumes: {disk id: volume} where the destination has others; without: ids
-    of disks that it lacks; starts: it would run the guest by itself."""
+    of disks that it lacks; starts: it would run the guest by itself; install:
+    another QEMU than the source's."""
 
-    def __init__(self, source, volumes, name, without=(), starts=False, **other):
+    def __init__(self, source, volumes, name, without=(), starts=False, install=None,
+                 **other):
         disks = [Disk(d.id, volumes.get(d.id, d.volume), legacy=d.legacy, above=d.above,
                       node=d.node, props=d.props, read_only=d.read_only)
                  for d in source.disks if d.id not in without]
         argv = source.extra + ["-incoming", "defer"] + ([] if starts else ["-S"])
-        super().__init__(source.install, source.tmp, disks, name=name, argv=argv,
+        super().__init__(install or source.install, source.tmp, disks, name=name, argv=argv,
                          wait=False, **{**source.same, **other})
         self.extra = source.extra
         self.regions, self.boot_report = source.regions, source.boot_report

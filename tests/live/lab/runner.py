@@ -101,6 +101,13 @@ class Lab:
     def nfs(self):
         return self.services["nfs"]
 
+    def other_install(self):
+        """A QEMU of another version than the one that the run is about."""
+        prefix = None if self.install.prefix else guest.BUILD / "qemu10"
+        if prefix and not prefix.exists():
+            raise Skip("no QEMU 10.0: 'tools/setup --qemu10' fetches it")
+        return qemu.Install(prefix)
+
     def vm(self, disks, **kw):
         kw.setdefault("name", f"vm{self._number}")
         self._number += 1
