@@ -21,14 +21,15 @@ enum {
     SETTLE_MS = 30000, /* from the cut on */
 };
 
-/* While the source hands the guest over. */
+/* How long the source has been handing the guest over. */
 struct handing {
-    uint64_t begun_ms;
-    bool cut;
+    uint64_t begun_ms; /* 0: it has not been seen to */
+    uint64_t cut_ms;
 };
 
 /* What the probe has found out so far. */
 struct asking {
+    struct handing handing;
     unsigned looks;
     unsigned waits;
     bool cancelled;
@@ -69,29 +70,28 @@ static void tell(struct act *act)
  * The source has sent all, and waits for the destination to say that it has
  * it: as long as TCP tries, if the link is cut. 'migrate_cancel' is no way out
  * of this state (QEMU 7.2 dies of it); without a connection the source fails,
- * and goes on with the guest. Whichever it says then holds.
+ * and goes on with the guest. Whichever it says then holds. Returns for how
+ * long that has not helped.
  */
-static bool handing_is_stuck(struct act *act, const char *status,
-                             struct err **errp)
+static uint64_t cut_if_stuck(struct act *act, struct handing *handing)
 {
-    struct handing *handing = act_scratch(act, sizeof(*handing));
     uint64_t limit = act_plan(act)->freeze_limit_ms;
-    uint64_t ms =
-        handing != NULL ? act_now_ms(act) - handing->begun_ms : UINT64_MAX;
-    if (ms > limit && handing != NULL && !handing->cut) {
-        handing->cut = true;
-        act_warn(act,
-                 "the source has waited for the destination for longer than"
-                 " the freeze limit of %u ms: it is to keep the guest",
-                 (unsigned)limit);
+    uint64_t now = act_now_ms(act);
+    if (handing->begun_ms == 0) {
+        handing->begun_ms = handing->cut_ms = now;
+    }
+    if (now - handing->cut_ms > limit) {
+        if (handing->cut_ms == handing->begun_ms) {
+            act_warn(act,
+                     "the source has waited for the destination for longer"
+                     " than the freeze limit of %u ms: it is to keep the guest",
+                     (unsigned)limit);
+        }
+        handing->cut_ms = now;
         vm_yank(act_vm(act));
     }
-    if (ms < limit + SETTLE_MS) {
-        return false;
-    }
-    (void)err_set(errp, -ETIMEDOUT, "switchover", "the source stays '%s'",
-                  status);
-    return true;
+    uint64_t ms = now - handing->begun_ms;
+    return ms > limit ? ms - limit : 0;
 }
 
 static void continue_on_info(struct act *act, const struct err *err,
@@ -112,7 +112,10 @@ static void continue_on_info(struct act *act, const struct err *err,
         (void)err_set(&error, -EIO, "switchover", "%s: %s", status,
                       text_of(result, "error-desc"));
         act_end(act, error);
-    } else if (handing_is_stuck(act, status, &error)) {
+    } else if (cut_if_stuck(act, act_scratch(act, sizeof(struct handing))) >=
+               SETTLE_MS) {
+        (void)err_set(&error, -ETIMEDOUT, "switchover", "the source stays '%s'",
+                      status);
         act_end(act, error);
     } else {
         act_again_on_event(act, LOOK_MS, continue_look);
@@ -138,13 +141,14 @@ static void continue_on_reply(struct act *act, const struct err *err,
 void switchover_run(struct act *act)
 {
     _cleanup_err_ struct err *err = NULL;
-    if (act_guard_commit(act, &err) < 0) {
+    if (act_scratch(act, sizeof(struct handing)) == NULL) {
+        (void)err_set(&err, -ENOMEM, "switchover", "out of memory");
         act_end(act, err);
         return;
     }
-    struct handing *handing = act_scratch(act, sizeof(*handing));
-    if (handing != NULL) {
-        handing->begun_ms = act_now_ms(act);
+    if (act_guard_commit(act, &err) < 0) {
+        act_end(act, err);
+        return;
     }
     vm_own_stream(act_vm(act), true);
     act_command(act, continue_on_reply);
@@ -259,6 +263,7 @@ static void source_on_info(struct act *act, const struct err *err,
         act_qmp(act, "query-status", NULL, source_on_completed);
     } else if (str_eq(status, "device") || str_eq(status, "cancelling") ||
                str_eq(status, "failing")) {
+        (void)cut_if_stuck(act, &asking->handing);
         act_again_on_event(act, LOOK_AGAIN_MS, ask_source);
     } else if (str_eq(status, "failed") || str_eq(status, "cancelled")) {
         act_qmp(act, "query-status", NULL, source_on_status);

@@ -46,7 +46,7 @@ json_t *fake_vm_look(struct fake_vm *vm, const char *command)
     if (str_eq(command, "query-qmp-schema")) {
         return look_schema();
     }
-    if (str_eq(command, "query-blockstats") || str_eq(command, "query-yank")) {
+    if (str_eq(command, "query-blockstats")) {
         return json_array();
     }
     return NULL;

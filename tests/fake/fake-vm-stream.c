@@ -154,6 +154,9 @@ static void stream_tick(struct fake_vm *vm)
         }
         break;
     case FAKE_DEVICE:
+        if (peer->stream.loaded && vm->never_told) {
+            break;
+        }
         if (peer->stream.loaded) {
             /* Its word was on its way, even if it is dead by now. */
             vm->runstate = FAKE_POSTMIGRATE;
@@ -374,6 +377,23 @@ static json_t *migrate_cancel(struct fake_vm *vm, const json_t *args)
     return json_object();
 }
 
+/* Of the stream only; what nobody can cut otherwise ends by that. */
+static json_t *query_yank(struct fake_vm *vm, const json_t *args)
+{
+    (void)args;
+    return is_sending(vm) ? json_pack("[{s:s}]", "type", "migration")
+                          : json_array();
+}
+
+static json_t *yank(struct fake_vm *vm, const json_t *args)
+{
+    (void)args;
+    if (is_sending(vm)) {
+        end_badly(vm, FAKE_FAILED);
+    }
+    return json_object();
+}
+
 static json_t *migrate_continue(struct fake_vm *vm, const json_t *args)
 {
     (void)args;
@@ -467,8 +487,10 @@ json_t *fake_vm_stream(struct fake_vm *vm, const char *command,
         {"query-migrate-capabilities", query_capabilities},
         {"query-migrate-parameters",   query_parameters  },
         {"query-status",               query_status      },
+        {"query-yank",                 query_yank        },
         {"quit",                       quit              },
         {"stop",                       stop              },
+        {"yank",                       yank              },
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {

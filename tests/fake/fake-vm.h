@@ -120,6 +120,7 @@ struct fake_vm {
     bool dead;
     bool never_gate;      /* streams go on for ever */
     bool never_ends;      /* a mirror that was told to end does not */
+    bool never_told;      /* that its peer has all: their cable is cut */
     bool keeps_old_state; /* 10.0: a paused guest is 'paused' again */
     struct fake_qmp *qmp; /* set by the owner, for events */
     struct fake_node nodes[FAKE_NODES];

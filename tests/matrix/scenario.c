@@ -106,6 +106,11 @@ const struct scenario scenarios[] = {
      .flags = QPIVOT_SUSPEND,
      .abort_at = "stream-follow",
      .targets = {"share", "share"}},
+    {.name = "migrate-cut", .operation = &migrate_operation,
+     .n_disks = 1, .thin = 2, .thin_lost = 4,
+     .cut = true,
+     .abort_at = "mirror-end",
+     .targets = {"nbd"}},
 };
 
 /* clang-format on */
@@ -187,6 +192,7 @@ void scenario_prepare(const struct scenario *scenario, struct world *world)
         node->persistent = in_images(scenario);
     }
     world->vm->runstate = scenario->paused ? FAKE_PAUSED : FAKE_RUNS;
+    world->vm->never_told = scenario->cut;
     world->vm->keeps_old_state = scenario->old_state;
     if (scenario->tls) {
         prepare_certificates(world->dir);

@@ -25,6 +25,7 @@ struct scenario {
     bool existing;      /* the last target is there before */
     bool autostart;     /* the destination was started without -S */
     bool old_state;     /* QEMU 10's way with a paused guest */
+    bool cut;           /* between them, when the destination has all */
     bool window;        /* with an undo window */
     bool tls;           /* by certificates, of one client name only */
     unsigned flags;
