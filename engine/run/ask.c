@@ -149,6 +149,7 @@ static bool ask_on_record(struct ask *ask, const json_t *record)
     }
     if (str_eq(kind, journal_kind_name(JOURNAL_OWNER))) {
         ask->written = false;
+        ask->id[0] = '\0';
         ask->asked_ms = 0; /* what the one before was asked is history */
         ask->accepted = ask->parked = false;
     } else if (str_eq(kind, journal_kind_name(JOURNAL_STATE))) {
