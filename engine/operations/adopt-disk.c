@@ -10,7 +10,7 @@
 #include "vm/graph.h"
 #include "vm/vm.h"
 
-static bool has_object(const struct adopt *adopt, const char *name)
+bool adopt_has_object(const struct adopt *adopt, const char *name)
 {
     size_t i;
     json_t *object;
@@ -45,7 +45,7 @@ static void look(const struct adopt *adopt, const struct graph *graph,
     const struct graph_node *target = node_of(graph, id, disk, NAME_TARGET);
     const char *status = job != NULL ? job->status : "";
     *ret = (struct adopt_disk){
-        .key = has_object(adopt, key.text),
+        .key = adopt_has_object(adopt, key.text),
         .file = node_of(graph, id, disk, NAME_FILE) != NULL,
         .create = job_of(graph, id, disk, NAME_CREATE) != NULL,
         .image = node_of(graph, id, disk, NAME_IMAGE) != NULL,

@@ -17,8 +17,8 @@
 
 enum { COMMAND_TIMEOUT_MS = 30000, FREEZE_LIMIT_MS = 2000 };
 
-static step_fn look_claim, look_stream, look_status, look_objects, look_jobs,
-    look_graph;
+static step_fn look_claim, look_stream, look_capabilities, look_status,
+    look_objects, look_jobs, look_graph;
 static void adopt_decide(struct op *op);
 
 /* clang-format off */
@@ -27,6 +27,8 @@ static const struct step adopt_steps[] = {
      look_claim, NULL, NULL, NULL, NULL, 0},
     {"look-stream", "see whether the guest is being migrated",
      look_stream, NULL, NULL, NULL, NULL, 0},
+    {"look-capabilities", "see what a migration has switched on",
+     look_capabilities, NULL, NULL, NULL, NULL, 0},
     {"look-status", "see whether the guest is here",
      look_status, NULL, NULL, NULL, NULL, 0},
     {"look-objects", "see which objects there are",
@@ -56,6 +58,7 @@ static void adopt_free(void *data)
     free(adopt->status);
     json_decref(adopt->objects);
     json_decref(adopt->block_jobs);
+    json_decref(adopt->capabilities);
     err_free(adopt->unclear);
     free(adopt);
 }
@@ -144,6 +147,28 @@ static void look_stream(struct act *act)
     act_qmp(act, "query-migrate", NULL, stream_on_reply);
 }
 
+static void capabilities_on_reply(struct act *act, const struct err *err,
+                                  json_t *result)
+{
+    struct adopt *adopt = adopt_of(act);
+    size_t i;
+    json_t *entry;
+    json_decref(adopt->capabilities);
+    adopt->capabilities = json_array();
+    json_array_foreach(result, i, entry) {
+        if (json_is_true(json_object_get(entry, "state"))) {
+            (void)json_array_append(adopt->capabilities,
+                                    json_object_get(entry, "capability"));
+        }
+    }
+    act_end(act, err);
+}
+
+static void look_capabilities(struct act *act)
+{
+    act_qmp(act, "query-migrate-capabilities", NULL, capabilities_on_reply);
+}
+
 static void status_on_reply(struct act *act, const struct err *err,
                             json_t *result)
 {
@@ -224,31 +249,58 @@ static bool stream_is_over(const char *status)
            str_eq(status, "failed") || str_eq(status, "cancelled");
 }
 
+static bool has_exports(const struct adopt *adopt, const struct graph *graph)
+{
+    unsigned n = 0;
+    const struct graph_export *exports = graph_exports(graph, &n);
+    for (unsigned i = 0; i < n; i++) {
+        if (is_ours(exports[i].id, adopt->holder)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Which QEMU this one was, and what is certain of the guest. */
+static void tell_migration(const struct adopt *adopt, bool exports,
+                           const char *stream, const char *status,
+                           struct err **errp)
+{
+    const char *id = adopt->holder;
+    if (str_eq(status, "inmigrate")) {
+        (void)err_set(errp, -EUNATCH, id,
+                      "this QEMU is the destination of a migration, whose guest"
+                      " has not come");
+        err_hint(errp, "look at the source: if the guest runs there, or stands"
+                       " paused, end this QEMU; a migration needs a new one");
+    } else if (exports && str_eq(status, "running")) {
+        (void)err_set(errp, -EUNATCH, id,
+                      "this QEMU is the destination of a migration, and has the"
+                      " guest");
+        err_hint(errp,
+                 "never let the source go on: end it; then 'qpivot doctor"
+                 " --qmp ADDR --fix --op %s' removes here what is left",
+                 id);
+    } else {
+        (void)err_set(errp, -EUNATCH, id,
+                      "is a migration, its stream '%s' and the guest '%s' here",
+                      stream, status);
+        err_hint(errp, "see with 'query-status' which QEMU holds the guest; do"
+                       " not start the other one");
+    }
+}
+
 /* A guest that is on its way: which QEMU holds it cannot be told from one. */
 static int check_stream(const struct adopt *adopt, const struct graph *graph,
                         struct err **errp)
 {
-    unsigned n = 0;
-    const struct graph_export *exports = graph_exports(graph, &n);
     const char *status = adopt->status != NULL ? adopt->status : "unknown";
-    for (unsigned i = 0; i < n; i++) {
-        if (is_ours(exports[i].id, adopt->holder)) {
-            (void)err_set(errp, -EUNATCH, adopt->holder,
-                          "this QEMU is the destination of a migration: it"
-                          " exports '%s', and its guest is '%s'",
-                          exports[i].id, status);
-            err_hint(errp, "see with 'query-status' which QEMU holds the guest;"
-                           " end this one only if the source runs it");
-            return -EUNATCH;
-        }
-    }
-    if (!stream_is_over(adopt->stream) || str_eq(status, "inmigrate") ||
-        str_eq(status, "postmigrate") || str_eq(status, "finish-migrate")) {
-        (void)err_set(errp, -EUNATCH, adopt->holder,
-                      "is a migration, its stream '%s' and the guest '%s' here",
-                      adopt->stream != NULL ? adopt->stream : "none", status);
-        err_hint(errp, "see with 'query-status' which QEMU holds the guest; do"
-                       " not start the other one");
+    const char *stream = adopt->stream != NULL ? adopt->stream : "none";
+    bool exports = has_exports(adopt, graph);
+    if (exports || !stream_is_over(adopt->stream) ||
+        str_eq(status, "inmigrate") || str_eq(status, "postmigrate") ||
+        str_eq(status, "finish-migrate")) {
+        tell_migration(adopt, exports, stream, status, errp);
         return -EUNATCH;
     }
     return 0;
@@ -456,6 +508,56 @@ static void tell_plan(struct op *op)
     op_emit(op, "plan", json_pack("{s:o, s:b}", "disks", disks, "adopted", 1));
 }
 
+/* Those of a migration's source stay: it is not known what they were before. */
+static void tell_capabilities(struct op *op, const struct adopt *adopt)
+{
+    const struct plan *plan = op_plan(op);
+    _cleanup_free_ char *names = NULL;
+    bool migrates = plan->n_disks == 0;
+    size_t i;
+    json_t *name;
+    for (unsigned k = 0; k < plan->n_disks; k++) {
+        migrates = migrates || adopt->disks[k].client;
+    }
+    json_array_foreach(adopt->capabilities, i, name) {
+        char *more =
+            str_printf("%s%s%s", names != NULL ? names : "",
+                       names != NULL ? ", " : "", json_string_value(name));
+        free(names);
+        names = more;
+    }
+    _cleanup_free_ char *text =
+        migrates && names != NULL
+            ? str_printf(
+                  "migration capabilities that are on in this QEMU stay"
+                  " so, and parameters such as max-bandwidth as they are:"
+                  " what they were before a migration is not known (%s)",
+                  names)
+            : NULL;
+    if (text != NULL) {
+        op_warn(op, text);
+    }
+}
+
+/* Of no disk: the table of a move knows nothing of them. */
+static void tell_objects(struct op *op, const struct adopt *adopt)
+{
+    static const enum name_once whats[] = {NAME_TLS, NAME_AUTHZ};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(whats); i++) {
+        struct name name = name_once(adopt->holder, whats[i]);
+        _cleanup_free_ char *text =
+            adopt_has_object(adopt, name.text)
+                ? str_printf("object '%s' stays: 'qpivot doctor --qmp %s --fix"
+                             " --op %s' removes it",
+                             name.text, op_plan(op)->qmp, adopt->holder)
+                : NULL;
+        if (text != NULL) {
+            op_warn(op, text);
+        }
+    }
+}
+
 static void park(struct op *op, const struct err *err)
 {
     op_conclude(op, "parked", json_pack("{s:o*}", "error", err_to_json(err)),
@@ -494,6 +596,8 @@ static void adopt_decide(struct op *op)
                                   : why_back(adopt, plan);
     if (back != NULL) {
         (void)err_set(&why, -ECANCELED, adopt->holder, "goes back: %s", back);
+        tell_capabilities(op, adopt);
+        tell_objects(op, adopt);
     }
     if (op_adopt(op, &move_operation, adopt->holder, adopt->undo, why) < 0) {
         (void)err_set(&why, -ENOMEM, adopt->holder, "out of memory");

@@ -53,11 +53,14 @@ struct adopt {
     char *status; /* query-status */
     json_t *objects;
     json_t *block_jobs;
+    json_t *capabilities; /* for migration, that are on: their names */
     struct adopt_disk disks[ADOPT_DISKS_MAX];
     bool verifies;       /* it has left something of --verify */
     struct err *unclear; /* why nobody can decide: a person must look */
 };
 
+/* Whether QEMU has an object of this name. */
+bool adopt_has_object(const struct adopt *adopt, const char *name);
 /* Whether anything but a mirror back is there of the disk, by name. */
 bool adopt_has_found(const struct adopt_disk *disk);
 /* How many disks the names of this operation tell of. */

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+from lab.pair import Pair
 from lab.proc import wait_for
 from lab.runner import timeout
 from lab.scene import Scene, volume
@@ -207,3 +208,48 @@ def test_an_undo_window_without_its_journal(lab):
         scene.vm.wait_writes(20)
         over(scene, adopt(lab, scene), targets)
         scene.judge()
+
+
+def adopt_at(lab, vm, *options):
+    r = lab.qpivot.run("recover", "--qmp", vm.qmp_path, "--from-qemu", "--json", *options)
+    print("from QEMU:", r.rc, r.last)
+    return r
+
+
+@timeout(200)
+def test_a_migration_without_its_journal(lab):
+    """Of one QEMU alone it is not known which has the guest: the source takes
+    back what is its own and says what it cannot, the destination says what it
+    is, and what to do next."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    before = pair.src.state()
+    e = pair.start("--bandwidth", "4M")
+    op = copying(e)
+    lose(lab, e)
+    r = adopt_at(lab, pair.dst)
+    assert r.rc == 3 and "the destination" in r.error and "has not come" in r.error, r
+    r = adopt_at(lab, pair.src)
+    assert r.rc == 0 and r.last["event"] == "failed" and r.op == op, r
+    warned = [w["message"] for w in r.named("warning")]
+    assert any("pause-before-switchover" in w for w in warned), warned
+    assert pair.runs_at() == ["source"] and pair.src.state() == before
+    pair.judge()
+
+    # handed over: it runs at the destination, which has all of our names still
+    pair.wait()
+    e = pair.start()
+    e.kill_at("prove", "end")
+    shutil.rmtree(lab.qpivot.state)
+    assert pair.runs_at() == ["destination"]
+    op = e.events[0]["op"]
+    r = adopt_at(lab, pair.src)
+    assert r.rc == 3 and "do not start the other" in r.error, r
+    r = adopt_at(lab, pair.dst)
+    assert r.rc == 3 and "do not start the other" in r.error, r
+    assert pair.runs_at() == ["destination"]
+    r = lab.qpivot.run("doctor", "--qmp", pair.dst.qmp_path, "--json", "--fix", "--op", op)
+    assert r.rc == 0 and r.last["items"] == [], r
+    pair.src.stop()
+    pair.arrived()
+    pair.assert_attached()
+    pair.judge()
