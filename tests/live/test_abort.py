@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 
+from lab.pair import Pair
 from lab.proc import wait_for
 from lab.runner import timeout
 from lab.scene import SIZE, Scene, volume
@@ -195,3 +196,37 @@ def test_the_way_back_is_bounded(lab):
     r, _ = abort(lab, op)
     assert_went_back(scene, r, before, {"d0": target})
     scene.judge()
+
+
+@timeout(150)
+def test_abort_of_a_migration(lab):
+    """Before the switchover it is back, at the source; after it is too late."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=100)
+    before = pair.src.state()
+    for place in (lambda x: x.get("disk") == "d0" and x.get("bytes", 0) > 0,
+                  lambda x: x.get("disk") == "memory"):
+        e = pair.start("--bandwidth", "4M")
+        op = e.wait_event("progress", place, 60)["op"]
+        r, seconds = abort(lab, op)
+        assert r.rc == 0 and r.last["answer"] == "back", r
+        assert pair.runs_at() == ["source"] and pair.src.state() == before
+        assert e.wait(20).rc == 1 and seconds < 30, seconds
+        assert lab.qpivot.run("list", "--json").text.strip() == ""
+        pair.judge()
+        pair.wait()
+    gate = lab.path("gate")
+    os.mkfifo(gate)
+    e = pair.start("--persist-hook", f"cat {gate}")
+    op = e.wait_event("step", lambda x: (x["step"], x["state"]) == ("persist", "start"), 60)["op"]
+    r, _ = abort(lab, op)
+    assert r.rc == 2 and r.last["answer"] == "too-late" and "too late, pivoted" in r.error, r
+    with open(gate, "w"):
+        pass
+    assert e.wait(30).rc == 0
+    assert pair.runs_at() == ["destination"]
+    pair.arrived()
+    r, _ = abort(lab, op)
+    assert r.rc == 2 and r.last["answer"] == "too-late", r
+    pair.assert_attached()
+    pair.vm.wait_writes(20)
+    pair.judge()

@@ -162,3 +162,57 @@ def test_a_former_disk_that_breaks_harms_nobody(lab):
         scene.assert_attached()
         scene.judge()
         scene.vm.kill()
+
+
+@timeout(120)
+def test_compared_before_and_undone_after(lab):
+    """--verify and --undo-window hold the guest in one bracket: what is equal
+    then is compared, and is what the way back starts from."""
+    scene = Scene(lab, ["raw", "qcow2"])
+    before = scene.vm.state()
+    targets = {"d0": volume(lab, "qcow2"), "d1": volume(lab, "raw")}
+    e = opened(scene, targets, "10m", "--verify", "full")
+    steps = [(x["step"], x["state"]) for x in e.events if x["event"] == "step"]
+    done = [s for s, state in steps if state == "end"]
+    assert done.index("guest-stop") < done.index("verify-rest") < done.index("pivot") \
+        < done.index("guest-cont"), done
+    assert [s for s, state in steps if state == "start"].count("guest-stop") == 1
+    scene.vm.wait_writes(50)
+    undo = lab.qpivot.run("undo", e.events[0]["op"], "--json")
+    assert undo.rc == 0 and e.wait(30).rc == 1, undo
+    assert_back(scene, before, targets)
+    # and to its end
+    targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "raw")}
+    r = scene.start_move(targets, "--undo-window", "1s", "--verify", "sample").wait(60)
+    assert r.rc == 0 and r.last["undo_window"]["closed"] == "its time is over", r
+    assert all(d["verified_bytes"] > 0 for d in r.last["disks"]), r.last
+    scene.now.update(targets)
+    scene.assert_attached()
+    scene.assert_tidy()
+    scene.judge()
+
+
+@timeout(120)
+def test_there_is_no_way_back_to_a_disk_that_differs(lab):
+    """It has missed writes while nobody watched: undo finds that out itself,
+    before the guest is touched, and the guest keeps the target."""
+    scene = Scene(lab, ["nbd", "raw"])
+    targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "raw")}
+    e = opened(scene, targets)
+    e.kill()
+    scene.now["d0"].server.kill()
+    wait_for("a write that failed", lambda: [
+        j for j in scene.vm.jobs() if j["id"].endswith("-d0-twin") and j["status"] != "ready"], 30)
+    r = lab.qpivot.run("undo", e.events[0]["op"], "--json")
+    assert r.rc == 3, r
+    assert "does not follow any more" in json.dumps(r.events), r
+    assert not [x for x in r.named("step") if x["step"] == "return-stop"], r
+    scene.now.update(targets)
+    scene.assert_attached()
+    assert runs(scene)
+    r = lab.qpivot.run("recover", "--json")
+    assert r.rc == 0 and r.last["event"] == "done", r
+    scene.vm.wait_writes(20)
+    scene.assert_attached()
+    scene.assert_tidy()
+    scene.judge()
