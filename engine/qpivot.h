@@ -133,7 +133,9 @@ enum {
     QPIVOT_SUSPEND = 1 << 5,          /* pause the guest for the last pass */
     QPIVOT_KEEP_SOURCE = 1 << 6,      /* leave the source's QEMU, paused */
     QPIVOT_TIMEOUT_SUSPENDS = 1 << 7, /* timeout_ms pauses, not aborts */
-    QPIVOT_XBZRLE = 1 << 8            /* send what changed in a page */
+    QPIVOT_XBZRLE = 1 << 8,           /* send what changed in a page */
+    QPIVOT_UNIX = 1 << 9,             /* by unix sockets of this host */
+    QPIVOT_TUNNEL = 1 << 10           /* by the ssh connection of 'to' */
 };
 
 struct qpivot_move_options {

@@ -74,9 +74,61 @@ bool qmp_addr_is_unix(const struct qmp_addr *addr)
     return addr->kind == QMP_ADDR_UNIX;
 }
 
+bool qmp_addr_is_ssh(const struct qmp_addr *addr)
+{
+    return addr->kind == QMP_ADDR_SSH;
+}
+
+char *qmp_addr_beside(const struct qmp_addr *addr, const char *name)
+{
+    const char *slash = addr->path != NULL ? strrchr(addr->path, '/') : NULL;
+    return slash != NULL ? str_printf("%.*s/%s", (int)(slash - addr->path),
+                                      addr->path, name)
+                         : NULL;
+}
+
+char *qmp_addr_remotely(const struct qmp_addr *addr, const char *command)
+{
+    if (addr->kind != QMP_ADDR_SSH) {
+        return NULL;
+    }
+    _cleanup_free_ char *host = str_shell(addr->host);
+    _cleanup_free_ char *user = str_shell(addr->user != NULL ? addr->user : "");
+    _cleanup_free_ char *text = str_shell(command);
+    if (host == NULL || user == NULL || text == NULL) {
+        return NULL;
+    }
+    return str_printf("ssh -o BatchMode=yes -o ForwardAgent=no"
+                      " -o ForwardX11=no -o ControlMaster=no"
+                      " -o ControlPath=none -n -T%s%s%s%s -- %s %s",
+                      addr->port != NULL ? " -p " : "",
+                      addr->port != NULL ? addr->port : "",
+                      addr->user != NULL ? " -l " : "",
+                      addr->user != NULL ? user : "", host, text);
+}
+
+int qmp_addr_forward(struct qmp_addr *addr, const char *name)
+{
+    if (addr->kind != QMP_ADDR_SSH) {
+        return -ENOTSUP;
+    }
+    if (addr->n_forwards == FORWARDS_MAX) {
+        return -E2BIG;
+    }
+    char *copy = strdup(name);
+    if (copy == NULL) {
+        return -ENOMEM;
+    }
+    addr->forwards[addr->n_forwards++] = copy;
+    return 0;
+}
+
 struct qmp_addr *qmp_addr_free(struct qmp_addr *addr)
 {
     if (addr != NULL) {
+        for (unsigned i = 0; i < addr->n_forwards; i++) {
+            free(addr->forwards[i]);
+        }
         free(addr->text);
         free(addr->path);
         free(addr->host);
@@ -92,7 +144,15 @@ struct qmp_addr *qmp_addr_copy(const struct qmp_addr *addr)
 {
     struct qmp_addr *copy = NULL;
     /* what was canonical once parses again */
-    return qmp_addr_parse(addr->text, &copy, NULL) < 0 ? NULL : copy;
+    if (qmp_addr_parse(addr->text, &copy, NULL) < 0) {
+        return NULL;
+    }
+    for (unsigned i = 0; i < addr->n_forwards; i++) {
+        if (qmp_addr_forward(copy, addr->forwards[i]) < 0) {
+            return qmp_addr_free(copy);
+        }
+    }
+    return copy;
 }
 
 char *qmp_addr_absolute(const char *text)

@@ -14,7 +14,7 @@
 #include "base/str.h"
 #include "qmp/transport.h"
 
-enum { KILL_AFTER_MS = 2000, WORDS_MAX = 256, SSH_ARGS = 40 };
+enum { KILL_AFTER_MS = 2000, WORDS_MAX = 256, SSH_ARGS = 48 };
 
 struct child {
     uv_loop_t *loop;
@@ -27,14 +27,21 @@ struct child {
     int err_fd;
     bool running;
     unsigned n_handles;
-    char *dir; /* ssh */
+    char *dir; /* ssh; gone once 'path' is, unless there are forwards */
     char *path;
+    const struct qmp_addr *addr;
     size_t n_words;
     char words[WORDS_MAX];
     child_ready_fn *ready_cb; /* NULL once it came */
     void *ready_data;
     child_close_fn *close_cb;
     void *close_data;
+};
+
+/* What -L takes: "<here>:<there>". */
+struct forwards {
+    char *texts[1 + FORWARDS_MAX];
+    unsigned n;
 };
 
 /* The ends of the program's stdin, stdout and stderr. */
@@ -44,14 +51,17 @@ struct stdio {
 
 /*
  * ssh would outlive us when we are killed: with -N it does not mind its stdin.
- * So a shell waits for the end of that, in the same process group.
+ * So a shell waits for the end of that, in the same process group, and then
+ * takes away what is left in our directory, $0.
  */
-static const char SSH_SCRIPT[] =
-    "ssh \"$@\" & exec >/dev/null 2>&1; read -r _; kill 0";
+static const char SSH_SCRIPT[] = "ssh \"$@\" & exec >/dev/null 2>&1; read -r _;"
+                                 " rm -f -- \"$0\"/*; rmdir -- \"$0\"; kill 0";
 
 static int child_new(uv_loop_t *loop, struct child **ret);
 static int child_prepare_ssh(struct child *child, struct stdio *stdio);
-static void ssh_args(const struct qmp_addr *addr, const char *forward,
+static int forwards_make(const struct child *child, struct forwards *forwards);
+static void forwards_done(struct forwards *forwards);
+static void ssh_args(const struct child *child, const struct forwards *forwards,
                      const char *args[SSH_ARGS]);
 static int child_spawn(struct child *child, const char *const *args,
                        const struct stdio *stdio);
@@ -119,13 +129,27 @@ int child_ssh(uv_loop_t *loop, const struct qmp_addr *addr, child_ready_fn *cb,
     if (r < 0) {
         return r;
     }
-    _cleanup_free_ char *forward = str_printf("%s:%s", child->path, addr->path);
-    if (forward == NULL) {
-        return -ENOMEM;
-    }
+    struct forwards forwards = {.n = 0};
     const char *args[SSH_ARGS];
-    ssh_args(addr, forward, args);
-    return child_spawn(child, args, &stdio);
+    child->addr = addr;
+    r = forwards_make(child, &forwards);
+    if (r == 0) {
+        ssh_args(child, &forwards, args);
+        r = child_spawn(child, args, &stdio);
+    }
+    forwards_done(&forwards);
+    return r;
+}
+
+char *child_forwarded(const struct child *child, const char *name)
+{
+    for (unsigned i = 0; child->addr != NULL && i < child->addr->n_forwards;
+         i++) {
+        if (str_eq(child->addr->forwards[i], name)) {
+            return str_printf("%s/%s", child->dir, name);
+        }
+    }
+    return NULL;
 }
 
 int child_lifeline_fd(const struct child *child)
@@ -142,8 +166,24 @@ void child_settle(struct child *child)
 {
     if (child->path != NULL) {
         (void)unlink(child->path);
-        (void)rmdir(child->dir);
+        (void)rmdir(child->dir); /* not with forwards in it */
         free(TAKE_PTR(child->path));
+    }
+}
+
+/* ssh does not take the names of its sockets away. */
+static void remove_forwards(struct child *child)
+{
+    for (unsigned i = 0; child->addr != NULL && i < child->addr->n_forwards;
+         i++) {
+        _cleanup_free_ char *path =
+            child_forwarded(child, child->addr->forwards[i]);
+        if (path != NULL) {
+            (void)unlink(path);
+        }
+    }
+    if (child->addr != NULL && child->addr->n_forwards > 0) {
+        (void)rmdir(child->dir);
     }
 }
 
@@ -229,10 +269,35 @@ static int child_prepare_ssh(struct child *child, struct stdio *stdio)
     return r;
 }
 
+static int forwards_make(const struct child *child, struct forwards *forwards)
+{
+    const struct qmp_addr *addr = child->addr;
+    char *monitor = str_printf("%s:%s", child->path, addr->path);
+    forwards->texts[forwards->n++] = monitor;
+    bool made = monitor != NULL;
+    for (unsigned i = 0; made && i < addr->n_forwards; i++) {
+        _cleanup_free_ char *there = qmp_addr_beside(addr, addr->forwards[i]);
+        char *text = there != NULL ? str_printf("%s/%s:%s", child->dir,
+                                                addr->forwards[i], there)
+                                   : NULL;
+        forwards->texts[forwards->n++] = text;
+        made = text != NULL;
+    }
+    return made ? 0 : -ENOMEM;
+}
+
+static void forwards_done(struct forwards *forwards)
+{
+    for (unsigned i = 0; i < forwards->n; i++) {
+        free(forwards->texts[i]);
+    }
+}
+
 /* 'args' ends with NULL; what it points to is borrowed. */
-static void ssh_args(const struct qmp_addr *addr, const char *forward,
+static void ssh_args(const struct child *child, const struct forwards *forwards,
                      const char *args[SSH_ARGS])
 {
+    const struct qmp_addr *addr = child->addr;
     static const char *const options[] = {
         /* never a question, never a person's agent, display or master */
         "BatchMode=yes", "ForwardAgent=no", "ForwardX11=no", "RequestTTY=no",
@@ -246,14 +311,16 @@ static void ssh_args(const struct qmp_addr *addr, const char *forward,
     args[n++] = "/bin/sh";
     args[n++] = "-c";
     args[n++] = SSH_SCRIPT;
-    args[n++] = "sh";
+    args[n++] = child->dir;
     args[n++] = "-N";
     for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
         args[n++] = "-o";
         args[n++] = options[i];
     }
-    args[n++] = "-L";
-    args[n++] = forward;
+    for (unsigned i = 0; i < forwards->n; i++) {
+        args[n++] = "-L";
+        args[n++] = forwards->texts[i];
+    }
     if (addr->port != NULL) {
         args[n++] = "-p";
         args[n++] = addr->port;
@@ -395,6 +462,7 @@ static void child_on_handle_closed(uv_handle_t *handle)
     child_close_fn *cb = child->close_cb;
     void *data = child->close_data;
     child_settle(child);
+    remove_forwards(child);
     free(child->path);
     free(child->dir);
     free(child);

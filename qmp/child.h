@@ -33,6 +33,8 @@ int child_ssh(uv_loop_t *loop, const struct qmp_addr *addr, child_ready_fn *cb,
 const char *child_path(const struct child *child);
 /* The pipe whose end tells ssh's shell that we are gone, or -1. */
 int child_lifeline_fd(const struct child *child);
+/* New path of a socket that the address forwards, or NULL. */
+char *child_forwarded(const struct child *child, const char *name);
 /* The path was connected to: takes its name away, nobody else may. */
 void child_settle(struct child *child);
 /* The last line it printed on stderr, or "". */

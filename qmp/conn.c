@@ -131,6 +131,11 @@ int qmp_fd(const struct qmp *qmp)
     return qmp->fd;
 }
 
+char *qmp_forwarded(const struct qmp *qmp, const char *name)
+{
+    return transport_forwarded(qmp->transport, name);
+}
+
 int qmp_lifeline_fd(const struct qmp *qmp)
 {
     return transport_lifeline_fd(qmp->transport);

@@ -38,7 +38,24 @@ const char *qmp_addr_text(const struct qmp_addr *addr);
 const char *qmp_addr_host(const struct qmp_addr *addr);
 /* Whether it is a socket of this host's file system. */
 bool qmp_addr_is_unix(const struct qmp_addr *addr);
+bool qmp_addr_is_ssh(const struct qmp_addr *addr);
+struct qmp_addr *qmp_addr_copy(const struct qmp_addr *addr); /* or NULL */
 struct qmp_addr *qmp_addr_free(struct qmp_addr *addr);
+/*
+ * New path of a socket called 'name' beside the monitor's, on QEMU's host; NULL
+ * where the address tells no path, or without memory.
+ */
+char *qmp_addr_beside(const struct qmp_addr *addr, const char *name);
+/*
+ * Of ssh: a command for sh(1) on this host that runs 'command', text for the
+ * shell there, by a connection of its own; new text, NULL as above.
+ */
+char *qmp_addr_remotely(const struct qmp_addr *addr, const char *command);
+/*
+ * Of ssh: has the connection bring that socket to this host, too, see
+ * qmp_forwarded(). It need not be there yet. -ENOTSUP, -E2BIG, -ENOMEM.
+ */
+int qmp_addr_forward(struct qmp_addr *addr, const char *name);
 /*
  * New text that means the same in another directory: the path of a unix socket
  * made absolute. One that would be too long then for a socket stays as it is.
@@ -126,6 +143,11 @@ int qmp_fd(const struct qmp *qmp);
  * process: ssh's lifeline; -1 where nothing is needed.
  */
 int qmp_lifeline_fd(const struct qmp *qmp);
+/*
+ * New path, on this host, of a socket that qmp_addr_forward() named: as long
+ * as the connection lives. NULL: there is none, or without memory.
+ */
+char *qmp_forwarded(const struct qmp *qmp, const char *name);
 /*
  * The pid of the peer of a unix socket on this host, or 0: of the process that
  * called listen(), which is not QEMU where QEMU was given a socket (fd=).

@@ -92,6 +92,13 @@ int transport_lifeline_fd(const struct transport *transport)
                : -1;
 }
 
+char *transport_forwarded(const struct transport *transport, const char *name)
+{
+    return transport != NULL && transport->child != NULL
+               ? child_forwarded(transport->child, name)
+               : NULL;
+}
+
 const char *transport_words(const struct transport *transport)
 {
     return transport->child != NULL ? child_words(transport->child) : "";

@@ -17,17 +17,19 @@ enum qmp_addr_kind {
     QMP_ADDR_EXEC,
 };
 
+enum { FORWARDS_MAX = 2 };
+
 struct qmp_addr {
     enum qmp_addr_kind kind;
     char *text;
-    char *path;    /* unix, ssh */
-    char *host;    /* tcp, ssh */
-    char *port;    /* tcp; ssh: or NULL */
-    char *user;    /* ssh: or NULL */
-    char *command; /* exec */
+    char *path;                   /* unix, ssh */
+    char *host;                   /* tcp, ssh */
+    char *port;                   /* tcp; ssh: or NULL */
+    char *user;                   /* ssh: or NULL */
+    char *command;                /* exec */
+    char *forwards[FORWARDS_MAX]; /* ssh: names of sockets beside 'path' */
+    unsigned n_forwards;
 };
-
-struct qmp_addr *qmp_addr_copy(const struct qmp_addr *addr);
 
 struct transport;
 
@@ -41,6 +43,9 @@ int transport_open(uv_loop_t *loop, const struct qmp_addr *addr,
 
 /* child_lifeline_fd() of the program in between, or -1. */
 int transport_lifeline_fd(const struct transport *transport);
+
+/* child_forwarded() of the program in between, or NULL. */
+char *transport_forwarded(const struct transport *transport, const char *name);
 
 /* What the program in between said last on stderr, or "". */
 const char *transport_words(const struct transport *transport);

@@ -41,6 +41,8 @@ struct migrate_values {
     uint64_t xbzrle_cache;
     bool auto_converge;
     bool xbzrle;
+    bool by_unix;
+    bool tunnel;
     bool suspend;
     bool drop_bitmaps;
     bool drop_snapshots;
@@ -60,6 +62,10 @@ static const struct option_row rows[] = {
      "the destination as the source reaches it (default: the host of --to)"   },
     {"export-port",     "PORT",           OPTION_BYTES,  false, AT(export_port),
      "TCP port of the destination's NBD server (default: one of 49152 and up)"},
+    {"unix",            NULL,             OPTION_FLAG,   false, AT(by_unix),
+     "send memory and disks by unix sockets: both QEMUs are on this host"     },
+    {"tunnel",          NULL,             OPTION_FLAG,   false, AT(tunnel),
+     "send them by the ssh connection of the destination's monitor"           },
     {"dry-run",         NULL,             OPTION_FLAG,   false, AT(dry_run),
      "print the plan with its QMP commands and change nothing"                },
     FOLLOW_ROWS(AT(shown)),
@@ -184,6 +190,8 @@ static unsigned flags_of(const struct migrate_values *v)
     flags |= v->drop_bitmaps ? QPIVOT_DROP_BITMAPS : 0;
     flags |= v->drop_snapshots ? QPIVOT_DROP_SNAPSHOTS : 0;
     flags |= v->auto_converge ? QPIVOT_AUTO_CONVERGE : 0;
+    flags |= v->by_unix ? QPIVOT_UNIX : 0;
+    flags |= v->tunnel ? QPIVOT_TUNNEL : 0;
     flags |= v->xbzrle ? QPIVOT_XBZRLE : 0;
     flags |= v->suspend ? QPIVOT_SUSPEND : 0;
     flags |= v->source_after == SOURCE_PAUSE ? QPIVOT_KEEP_SOURCE : 0;

@@ -186,6 +186,28 @@ char *str_vprintf(const char *fmt, va_list ap)
     return vasprintf(&text, fmt, ap) < 0 ? NULL : text;
 }
 
+char *str_shell(const char *text)
+{
+    static const char quote[] = "'\\''"; /* ends them, one, begins them anew */
+    size_t n = strlen(text), at = 0;
+    char *word = malloc(n * strlen(quote) + sizeof("''"));
+    if (word == NULL) {
+        return NULL;
+    }
+    word[at++] = '\'';
+    for (const char *c = text; *c != '\0'; c++) {
+        if (*c == '\'') {
+            memcpy(word + at, quote, strlen(quote));
+            at += strlen(quote);
+        } else {
+            word[at++] = *c;
+        }
+    }
+    word[at++] = '\'';
+    word[at] = '\0';
+    return word;
+}
+
 void str_wipe_free(char *secret)
 {
     if (secret != NULL) {

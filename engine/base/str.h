@@ -35,5 +35,8 @@ char *str_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 char *str_vprintf(const char *fmt, va_list ap)
     __attribute__((format(printf, 1, 0)));
 
+/* As one word of a shell's: in quotes; new text, NULL without memory. */
+char *str_shell(const char *text);
+
 /* Overwrites with zeroes (not optimised away) and frees; NULL is fine. */
 void str_wipe_free(char *secret);

@@ -11,11 +11,13 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/str.h"
 #include "operations/migrate-plan.h"
+#include "qmp/qmp.h"
 #include "qpivot.h"
 #include "vm/names.h"
 #include "vm/vm.h"
@@ -30,26 +32,31 @@ static const struct {
     const char *option; /* NULL: none of ours */
     const char *capability;
 } names[N_WITH] = {
-    [WITH_ANY] = {"qpivot migrate",       NULL                 },
-    [WITH_MULTIFD] = {"--multifd",            "multifd"            },
-    [WITH_XBZRLE] = {"--xbzrle",             "xbzrle"             },
-    [WITH_XBZRLE_CACHE] = {"--xbzrle-cache",       NULL                 },
-    [WITH_AUTO_CONVERGE] = {"--auto-converge",      "auto-converge"      },
-    [WITH_TIMEOUT] = {"--timeout",            NULL                 },
-    [WITH_TIMEOUT_SUSPENDS] = {"--on-timeout suspend", NULL                 },
-    [WITH_TLS] = {"--tls-creds",          NULL                 },
-    [WITH_TLS_TO] = {"--tls-creds-to",       NULL                 },
-    [WITH_TLS_HOSTNAME] = {"--tls-hostname",       NULL                 },
-    [WITH_TLS_AUTHZ] = {"--tls-authz",          NULL                 },
-    [WITH_POSTCOPY] = {NULL,                   "postcopy-ram"       },
-    [WITH_IGNORE_SHARED] = {NULL,                   "x-ignore-shared"    },
-    [WITH_COMPRESS] = {NULL,                   "compress"           },
-    [WITH_BACKGROUND_SNAPSHOT] = {NULL,                   "background-snapshot"},
-    [WITH_MAPPED_RAM] = {NULL,                   "mapped-ram"         },
-    [WITH_COLO] = {NULL,                   "x-colo"             },
-    [WITH_BLOCK] = {NULL,                   "block"              },
-    [WITH_ZERO_COPY] = {NULL,                   "zero-copy-send"     },
-    [WITH_DIRTY_LIMIT] = {NULL,                   "dirty-limit"        },
+    [WITH_ANY] = {"qpivot migrate",               NULL                 },
+    [WITH_MULTIFD] = {"--multifd",                    "multifd"            },
+    [WITH_XBZRLE] = {"--xbzrle",                     "xbzrle"             },
+    [WITH_XBZRLE_CACHE] = {"--xbzrle-cache",               NULL                 },
+    [WITH_AUTO_CONVERGE] = {"--auto-converge",              "auto-converge"      },
+    [WITH_TIMEOUT] = {"--timeout",                    NULL                 },
+    [WITH_TIMEOUT_SUSPENDS] = {"--on-timeout suspend",         NULL                 },
+    [WITH_TLS] = {"--tls-creds",                  NULL                 },
+    [WITH_TLS_TO] = {"--tls-creds-to",               NULL                 },
+    [WITH_TLS_HOSTNAME] = {"--tls-hostname",               NULL                 },
+    [WITH_TLS_AUTHZ] = {"--tls-authz",                  NULL                 },
+    [WITH_TLS_NAMELESS] = {"--tls-creds by a unix socket", NULL                 },
+    [WITH_UNIX] = {"--unix",                       NULL                 },
+    [WITH_TUNNEL] = {"--tunnel",                     NULL                 },
+    [WITH_ADDRESS] = {"--address",                    NULL                 },
+    [WITH_EXPORT_PORT] = {"--export-port",                NULL                 },
+    [WITH_POSTCOPY] = {NULL,                           "postcopy-ram"       },
+    [WITH_IGNORE_SHARED] = {NULL,                           "x-ignore-shared"    },
+    [WITH_COMPRESS] = {NULL,                           "compress"           },
+    [WITH_BACKGROUND_SNAPSHOT] = {NULL,                           "background-snapshot"},
+    [WITH_MAPPED_RAM] = {NULL,                           "mapped-ram"         },
+    [WITH_COLO] = {NULL,                           "x-colo"             },
+    [WITH_BLOCK] = {NULL,                           "block"              },
+    [WITH_ZERO_COPY] = {NULL,                           "zero-copy-send"     },
+    [WITH_DIRTY_LIMIT] = {NULL,                           "dirty-limit"        },
 };
 
 enum relation { EXCLUDES, NEEDS };
@@ -83,6 +90,18 @@ static const struct row rows[] = {
      "nothing is verified without certificates", "name them by --tls-creds"},
     {WITH_TLS_AUTHZ, NEEDS, WITH_TLS,
      "nobody has a name without a certificate", "name them by --tls-creds"},
+    {WITH_TLS_NAMELESS, NEEDS, WITH_TLS_HOSTNAME,
+     "a path is nothing that a certificate is for", "say what it is for"},
+    {WITH_TUNNEL, EXCLUDES, WITH_UNIX,
+     "there is one way for all", one_of_both},
+    {WITH_UNIX, EXCLUDES, WITH_ADDRESS,
+     "nothing goes by TCP", one_of_both},
+    {WITH_TUNNEL, EXCLUDES, WITH_ADDRESS,
+     "nothing goes by TCP but ssh itself", one_of_both},
+    {WITH_UNIX, EXCLUDES, WITH_EXPORT_PORT,
+     "nothing goes by TCP", one_of_both},
+    {WITH_TUNNEL, EXCLUDES, WITH_EXPORT_PORT,
+     "nothing goes by TCP but ssh itself", one_of_both},
     {WITH_TLS, EXCLUDES, WITH_ZERO_COPY,
      "QEMU refuses it: what is encrypted is copied", switch_off},
     {WITH_XBZRLE, EXCLUDES, WITH_ZERO_COPY,
@@ -124,6 +143,7 @@ uint32_t migrate_options_asked(const struct qpivot_migrate_options *o)
 {
     bool suspends = (o->flags & QPIVOT_TIMEOUT_SUSPENDS) != 0;
     bool converges = (o->flags & QPIVOT_AUTO_CONVERGE) != 0;
+    bool sockets = (o->flags & (QPIVOT_UNIX | QPIVOT_TUNNEL)) != 0;
     return bit(WITH_ANY, true) | bit(WITH_MULTIFD, o->multifd != 0) |
            bit(WITH_XBZRLE, (o->flags & QPIVOT_XBZRLE) != 0) |
            bit(WITH_XBZRLE_CACHE, o->xbzrle_cache != 0) |
@@ -131,6 +151,11 @@ uint32_t migrate_options_asked(const struct qpivot_migrate_options *o)
            bit(WITH_TIMEOUT, o->timeout_ms != 0) |
            bit(WITH_TIMEOUT_SUSPENDS, suspends) |
            bit(WITH_TLS, o->tls_dir != NULL) |
+           bit(WITH_TLS_NAMELESS, o->tls_dir != NULL && sockets) |
+           bit(WITH_UNIX, (o->flags & QPIVOT_UNIX) != 0) |
+           bit(WITH_TUNNEL, (o->flags & QPIVOT_TUNNEL) != 0) |
+           bit(WITH_ADDRESS, o->address != NULL) |
+           bit(WITH_EXPORT_PORT, o->export_port != 0) |
            bit(WITH_TLS_TO, o->tls_dir_to != NULL) |
            bit(WITH_TLS_HOSTNAME, o->tls_hostname != NULL) |
            bit(WITH_TLS_AUTHZ, o->tls_authz != NULL);
@@ -301,6 +326,70 @@ void migrate_check_options(struct op *op)
 }
 
 /* --- what they come to --- */
+
+static const char stalls[] =
+    "the disks go by a unix socket: where the destination stalls without"
+    " ending, the guest's writes wait until it is ended (QEMU up to 10)";
+
+static bool fits_socket(const char *path)
+{
+    const struct sockaddr_un *sun = NULL;
+    return path == NULL || strlen(path) < sizeof(sun->sun_path);
+}
+
+/* Beside the destination's monitor: there its QEMU could make one. */
+static void choose_sockets(struct op *op, const struct qmp_addr *dst)
+{
+    struct plan *plan = op_plan(op);
+    free(plan->stream_socket);
+    free(plan->export_socket);
+    plan->stream_socket =
+        qmp_addr_beside(dst, name_once(op_id(op), NAME_STREAM).text);
+    plan->export_socket =
+        qmp_addr_beside(dst, name_once(op_id(op), NAME_EXPORTS).text);
+    if (!fits_socket(plan->stream_socket) ||
+        !fits_socket(plan->export_socket)) {
+        migrate_problem(op, -ENAMETOOLONG, plan->export_socket,
+                        "is too long for a socket: have the destination's"
+                        " monitor in a directory of a shorter name");
+    }
+}
+
+void migrate_option_transport(struct op *op)
+{
+    const struct plan *plan = op_plan(op);
+    struct migrate_request *request = op_request(op);
+    struct qmp_addr *src = NULL, *dst = NULL;
+    if (qmp_addr_parse(plan->qmp, &src, NULL) < 0 ||
+        qmp_addr_parse(plan->dst_qmp, &dst, NULL) < 0) {
+        qmp_addr_free(src);
+        return; /* a problem already */
+    }
+    bool here = qmp_addr_is_unix(src) && plan->qemu_pid != 0;
+    bool there = plan->tunnel ? qmp_addr_is_ssh(dst) : qmp_addr_is_unix(dst);
+    if (!here) {
+        migrate_problem(op, -EINVAL, plan->qmp,
+                        "the source is not seen to be on this host: %s ends"
+                        " here",
+                        plan->tunnel ? "the tunnel" : "a unix socket");
+    }
+    if (!there) {
+        migrate_problem(op, -EINVAL, plan->dst_qmp,
+                        plan->tunnel
+                            ? "--tunnel goes by the monitor's ssh: name the"
+                              " destination as ssh://HOST/PATH"
+                            : "--unix is for two QEMUs of this host: name both"
+                              " by their monitors' unix sockets");
+    }
+    if (here && there) {
+        choose_sockets(op, dst);
+    }
+    if (!plan->tunnel) {
+        migrate_note(request, "%s", stalls);
+    }
+    qmp_addr_free(src);
+    qmp_addr_free(dst);
+}
 
 void migrate_option_settings(struct op *op)
 {

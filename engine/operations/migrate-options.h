@@ -24,6 +24,11 @@ enum migrate_option {
     WITH_TLS_TO,
     WITH_TLS_HOSTNAME,
     WITH_TLS_AUTHZ,
+    WITH_TLS_NAMELESS, /* by a socket, whose path is no name */
+    WITH_UNIX,
+    WITH_TUNNEL,
+    WITH_ADDRESS,
+    WITH_EXPORT_PORT,
     WITH_POSTCOPY,
     WITH_IGNORE_SHARED,
     WITH_COMPRESS,
@@ -50,5 +55,7 @@ json_t *migrate_conflicts(uint32_t asked, uint32_t on);
  * two QEMUs have switched on differently.
  */
 void migrate_check_options(struct op *op);
+/* By --unix or --tunnel: where the sockets are, or why there can be none. */
+void migrate_option_transport(struct op *op);
 /* The capabilities and parameters of the options, for the plan. */
 void migrate_option_settings(struct op *op);

@@ -63,6 +63,7 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
     plan->timeout_ms = suspends ? 0 : options->timeout_ms;
     plan->suspend_ms = suspends ? options->timeout_ms : 0;
     plan->suspend = (options->flags & QPIVOT_SUSPEND) != 0;
+    plan->tunnel = (options->flags & QPIVOT_TUNNEL) != 0;
     plan->quit_source = (options->flags & QPIVOT_KEEP_SOURCE) == 0;
     plan->export_port = options->export_port;
     plan->freeze_limit_ms = options->freeze_limit_ms != 0
@@ -119,6 +120,8 @@ static int copy_texts(const struct qpivot_migrate_options *options,
                             : dup_text(NULL);
     plan->persist_hook = dup_text(options->persist_hook);
     plan->space_hook = dup_text(NULL);
+    plan->stream_socket = dup_text(NULL);
+    plan->export_socket = dup_text(NULL);
     plan->tls_dir = dup_text(options->tls_dir);
     plan->tls_dir_to = dup_text(
         options->tls_dir_to != NULL ? options->tls_dir_to : options->tls_dir);
@@ -128,6 +131,7 @@ static int copy_texts(const struct qpivot_migrate_options *options,
     if (plan->qmp == NULL || plan->dst_qmp == NULL || plan->address == NULL ||
         plan->emit_config == NULL || plan->persist_hook == NULL ||
         plan->space_hook == NULL || plan->tls_dir == NULL ||
+        plan->stream_socket == NULL || plan->export_socket == NULL ||
         plan->tls_dir_to == NULL || plan->tls_hostname == NULL ||
         plan->tls_authz == NULL || request->wants == NULL) {
         return -ENOMEM;
@@ -515,7 +519,11 @@ void migrate_decide(struct op *op)
         persist_check_file(plan->emit_config, &err) < 0) {
         op_problem(op, err);
     }
-    decide_address(op);
+    if ((request->flags & (QPIVOT_UNIX | QPIVOT_TUNNEL)) != 0) {
+        migrate_option_transport(op);
+    } else {
+        decide_address(op);
+    }
     decide_settings(op);
     migrate_check_options(op);
     decide_copies(op);

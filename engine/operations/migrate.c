@@ -15,6 +15,7 @@
 #include "steps/persist.h"
 #include "steps/stream.h"
 #include "steps/tls.h"
+#include "steps/transport.h"
 
 enum { VERSION = 1, COPY = STEP_PER_DISK, DST = STEP_DST };
 
@@ -48,6 +49,9 @@ static const struct step migrate_steps[] = {
     {"bitmaps-destination", "name them on the destination",
      bitmaps_map, bitmaps_unmap, NULL, bitmaps_are_streamed,
      bitmaps_map_command_there, DST},
+    {"sockets", "expect unix sockets beside the destination's monitor",
+     sockets_expect, sockets_remove, NULL, transport_has_sockets, NULL,
+     STEP_STORAGE},
     /* Before the copy: all of it is taken back before this is. */
     {"incoming", "let the destination listen for the stream",
      incoming_open, incoming_close, incoming_probe, NULL, incoming_command,
@@ -109,6 +113,9 @@ static const struct step migrate_steps[] = {
      DST | COPY | STEP_LOOKS},
     {"persist", "hand over where the VM is now",
      persist_write, NULL, NULL, persist_is_wanted, NULL, STEP_STORAGE},
+    {"sockets-remove", "take the names of sockets of this host away",
+     sockets_remove, NULL, NULL, transport_is_local, NULL,
+     STEP_STORAGE | STEP_TIDY},
     {"capabilities-restore", "set the destination's capabilities back",
      capabilities_restore, NULL, NULL, NULL, NULL, DST | STEP_TIDY},
     {"parameters-restore", "set its limits back",

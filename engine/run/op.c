@@ -29,6 +29,7 @@ static int op_alloc(const struct op_host *host,
 static int op_open_vms(struct op *op, struct err **errp);
 static int op_open_vm(struct op *op, bool dst, struct err **errp);
 static void op_on_vm(void *data, enum vm_state state, const struct err *err);
+static void op_on_stalled(void *data);
 static void op_on_vm_event(void *data, const char *name, const json_t *event);
 static void op_on_dst(void *data, enum vm_state state, const struct err *err);
 static void op_on_dst_event(void *data, const char *name, const json_t *event);
@@ -345,12 +346,36 @@ static int op_open_vms(struct op *op, struct err **errp)
                                                  : r;
 }
 
+/* Stream and exports are to come by the connection of its monitor. */
+static int open_tunnel(const struct op *op, struct qmp_addr *addr,
+                       struct err **errp)
+{
+    static const enum name_once sockets[] = {NAME_STREAM, NAME_EXPORTS};
+
+    int r = 0;
+    for (unsigned i = 0; r == 0 && i < ARRAY_SIZE(sockets); i++) {
+        r = qmp_addr_forward(addr, name_once(op->id, sockets[i]).text);
+    }
+    /* Where no tunnel goes the plan says so, with all the rest. */
+    return r < 0 && r != -ENOTSUP
+               ? err_set(errp, r, qmp_addr_text(addr),
+                         "no tunnel goes there: %s", strerror(-r))
+               : 0;
+}
+
 static int op_open_vm(struct op *op, bool dst, struct err **errp)
 {
     struct qmp_addr *addr = NULL;
     const struct plan *plan = op->plan;
     int r = qmp_addr_parse(dst ? plan->dst_qmp : plan->qmp, &addr, errp);
     if (r < 0) {
+        return r;
+    }
+    if (dst && plan->tunnel) {
+        r = open_tunnel(op, addr, errp);
+    }
+    if (r < 0) {
+        qmp_addr_free(addr);
         return r;
     }
     struct vm_options options = {
@@ -364,6 +389,7 @@ static int op_open_vm(struct op *op, bool dst, struct err **errp)
     struct vm_owner owner = {.data = op,
                              .changed = dst ? op_on_dst : op_on_vm,
                              .event = dst ? op_on_dst_event : op_on_vm_event,
+                             .stalled = dst ? NULL : op_on_stalled,
                              .warning = op_on_vm_warning};
     r = vm_open(&options, &owner, dst ? &op->dst_vm : &op->vm, errp);
     qmp_addr_free(addr);
@@ -371,6 +397,20 @@ static int op_open_vm(struct op *op, bool dst, struct err **errp)
 }
 
 /* --- what wakes it up --- */
+
+/*
+ * Its main loop waits, perhaps for who stalls at the other end of the tunnel:
+ * yank does not wake who writes to a unix socket (QEMU up to 10), the end of
+ * its peer does. The destination's monitor goes with it, and comes back.
+ */
+static void op_on_stalled(void *data)
+{
+    struct op *op = data;
+    if (op->plan->tunnel && op->dst_vm != NULL) {
+        op_warn(op, "cutting the tunnel");
+        vm_reconnect(op->dst_vm);
+    }
+}
 
 static void op_on_vm(void *data, enum vm_state state, const struct err *err)
 {

@@ -97,7 +97,10 @@ struct plan {
     bool quit_source;      /* else it is left, paused for ever */
     json_t *capabilities;  /* for both: [{"capability","state"}] */
     json_t *parameters;    /* of migrate-set-parameters, for both */
-    char *tls_dir;         /* of the source's credentials, "": no TLS */
+    char *stream_socket;   /* of the destination's host, "": by TCP */
+    char *export_socket;
+    bool tunnel;   /* they are reached by ssh, by the monitor's connection */
+    char *tls_dir; /* of the source's credentials, "": no TLS */
     char *tls_dir_to;
     char *tls_hostname; /* "": the address */
     char *tls_authz;    /* "": whoever has a certificate of the CA */

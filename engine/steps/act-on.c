@@ -131,7 +131,7 @@ static void clear_on_jobs(struct act *act, const struct job_list *jobs)
     } else if (waited_ms - clearing->yanked_ms > YANK_AFTER_MS) {
         /* It answered, and stays: its NBD server is stalled, not dead. */
         clearing->yanked_ms = waited_ms;
-        vm_yank(act_vm(act));
+        vm_cut(act_vm(act));
     }
 }
 

@@ -11,6 +11,7 @@
 #include "steps/act-on.h"
 #include "steps/backlog.h"
 #include "steps/tls.h"
+#include "steps/transport.h"
 #include "vm/vm.h"
 
 enum { LOOK_AGAIN_MS = 20, PORT_MAX = 8 };
@@ -55,8 +56,11 @@ json_t *server_command(const char *op, const struct plan *plan,
                        const struct plan_disk *disk)
 {
     (void)disk;
-    json_t *args =
-        json_pack("{s:{s:s, s:o}}", "addr", "type", "inet", "data", inet(plan));
+    json_t *addr = transport_listen_address(plan);
+    if (addr == NULL) {
+        addr = json_pack("{s:s, s:o}", "type", "inet", "data", inet(plan));
+    }
+    json_t *args = json_pack("{s:o}", "addr", addr);
     if (tls_is_used(plan, NULL)) {
         (void)json_object_set_new(args, "tls-creds",
                                   json_string(name_once(op, NAME_TLS).text));
@@ -109,7 +113,8 @@ static void server_on_started(struct act *act, const struct err *err,
          */
         serving->cleared = true;
         act_qmp(act, "nbd-server-stop", NULL, server_on_stopped);
-    } else if (serving->n + 1 < act_plan(act)->export_ports) {
+    } else if (!transport_has_sockets(act_plan(act), NULL) &&
+               serving->n + 1 < act_plan(act)->export_ports) {
         serving->n++;
         server_try(act);
     } else {
@@ -122,8 +127,10 @@ static void server_try(struct act *act)
     json_auto_t *command = server_command(act_op_id(act), act_plan(act), NULL);
     json_t *args = json_object_get(command, "arguments");
     json_t *data = json_object_get(json_object_get(args, "addr"), "data");
-    _cleanup_free_ char *port = str_printf("%" PRIu64, port_tried(act));
-    (void)json_object_set_new(data, "port", json_string(port));
+    if (!transport_has_sockets(act_plan(act), NULL)) {
+        _cleanup_free_ char *port = str_printf("%" PRIu64, port_tried(act));
+        (void)json_object_set_new(data, "port", json_string(port));
+    }
     act_qmp(act, "nbd-server-start", json_incref(args), server_on_started);
 }
 
@@ -248,8 +255,13 @@ json_t *client_command(const char *op, const struct plan *plan,
 {
     struct name node = name_of(op, disk->index, NAME_TARGET);
     struct name id = name_of(op, disk->index, NAME_EXPORT);
-    json_t *server = inet(plan);
-    (void)json_object_set_new(server, "type", json_string("inet"));
+    bool by_socket = transport_has_sockets(plan, NULL);
+    json_t *server =
+        by_socket ? json_pack("{s:s}", "path",
+                              transport_planned_path(plan, TRANSPORT_EXPORTS))
+                  : inet(plan);
+    (void)json_object_set_new(server, "type",
+                              json_string(by_socket ? "unix" : "inet"));
     /*
      * A peer that is away must fail the job at once, not hold up every drain
      * (reconnect-delay 0); zeroes go as zeroes.
@@ -284,10 +296,19 @@ void client_add(struct act *act)
     json_auto_t *command =
         client_command(act_op_id(act), act_plan(act), act_disk(act));
     json_t *args = json_object_get(command, "arguments");
+    json_t *server = json_object_get(args, "server");
     const json_t *port = act_fact(act, "server", "port");
-    if (json_is_integer(port)) {
+    _cleanup_free_ char *path = NULL;
+    _cleanup_err_ struct err *err = NULL;
+    if (transport_has_sockets(act_plan(act), NULL)) {
+        if (transport_path(act, TRANSPORT_EXPORTS, &path, &err) < 0) {
+            act_end(act, err);
+            return;
+        }
+        (void)json_object_set_new(server, "path", json_string(path));
+    } else if (json_is_integer(port)) {
         (void)json_object_set_new(
-            json_object_get(args, "server"), "port",
+            server, "port",
             json_sprintf("%" JSON_INTEGER_FORMAT, json_integer_value(port)));
     }
     act_qmp(act, "blockdev-add", json_incref(args), client_on_added);

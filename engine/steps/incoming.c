@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "run/claim.h"
 #include "steps/stream.h"
+#include "steps/transport.h"
 #include "vm/vm.h"
 
 static const char *text_of(const json_t *json, const char *key)
@@ -24,8 +25,8 @@ json_t *incoming_command(const char *op, const struct plan *plan,
 {
     (void)op;
     (void)disk;
-    return json_pack("{s:s, s:o}", "execute", "migrate-incoming", "arguments",
-                     stream_uri(plan, 0));
+    return json_pack("{s:s, s:{s:o}}", "execute", "migrate-incoming",
+                     "arguments", "uri", transport_listen_uri(plan));
 }
 
 /* Port 0: the kernel's choice, which query-migrate tells. */
@@ -37,17 +38,30 @@ static json_int_t port_of(const json_t *info)
     return str_to_u64(port, 65535, &number) == 0 ? (json_int_t)number : 0;
 }
 
+/* What it listens at, as a fact, new reference; NULL: it does not. */
+static json_t *listens_at(const struct act *act, const json_t *info)
+{
+    const char *planned = act_plan(act)->stream_socket;
+    const json_t *sockets = json_object_get(info, "socket-address");
+    const char *path = text_of(json_array_get(sockets, 0), "path");
+    json_int_t port = port_of(info);
+    if (transport_has_sockets(act_plan(act), NULL)) {
+        return str_eq(path, planned) ? json_pack("{s:s}", "path", path) : NULL;
+    }
+    return port != 0 ? json_pack("{s:I}", "port", port) : NULL;
+}
+
 static void incoming_on_info(struct act *act, const struct err *err,
                              json_t *result)
 {
     _cleanup_err_ struct err *error = NULL;
-    json_int_t port = port_of(result);
-    if (err == NULL && port == 0) {
+    json_t *facts = err == NULL ? listens_at(act, result) : NULL;
+    if (err == NULL && facts == NULL) {
         (void)err_set(&error, -EPROTO, "migrate-incoming",
-                      "the destination does not tell its port");
+                      "the destination does not tell where it listens");
         err = error;
     } else if (err == NULL) {
-        act_set_facts(act, json_pack("{s:I}", "port", port));
+        act_set_facts(act, facts);
     }
     act_end(act, err);
 }
@@ -103,12 +117,13 @@ void incoming_open(struct act *act)
 static void incoming_on_probe(struct act *act, const struct err *err,
                               json_t *result)
 {
-    json_int_t port = port_of(result);
-    if (err == NULL && port != 0) {
-        act_set_facts(act, json_pack("{s:I}", "port", port));
+    json_t *facts = err == NULL ? listens_at(act, result) : NULL;
+    bool listens = facts != NULL;
+    if (listens) {
+        act_set_facts(act, facts);
     }
     act_probed(act, err != NULL ? PROBE_UNKNOWN
-                    : port != 0 ? PROBE_DONE
+                    : listens   ? PROBE_DONE
                                 : PROBE_NOT_DONE);
 }
 

@@ -17,6 +17,7 @@
 #include "run/op.h"
 #include "steps/export.h"
 #include "steps/tls.h"
+#include "steps/transport.h"
 #include "vm/vm.h"
 
 enum {
@@ -136,13 +137,19 @@ void parameters_restore(struct act *act)
 
 /* --- the stream --- */
 
-json_t *stream_uri(const struct plan *plan, json_int_t port)
+static char *stream_uri(struct act *act, struct err **errp)
 {
+    const struct plan *plan = act_plan(act);
+    const json_t *port = op_fact(act_op(act), "incoming", ALL_DISKS, "port");
+    _cleanup_free_ char *path = NULL;
+    if (transport_has_sockets(plan, NULL)) {
+        return transport_path(act, TRANSPORT_STREAM, &path, errp) == 0
+                   ? str_printf("unix:%s", path)
+                   : NULL;
+    }
     bool v6 = strchr(plan->address, ':') != NULL;
-    _cleanup_free_ char *uri =
-        str_printf("tcp:%s%s%s:%d", v6 ? "[" : "", plan->address, v6 ? "]" : "",
-                   (int)port);
-    return json_pack("{s:s*}", "uri", uri);
+    return str_printf("tcp:%s%s%s:%d", v6 ? "[" : "", plan->address,
+                      v6 ? "]" : "", (int)json_integer_value(port));
 }
 
 /*
@@ -158,15 +165,14 @@ static int guard_stream(struct act *act, struct err **errp)
 
 static void stream_send(struct act *act)
 {
-    const json_t *port = op_fact(act_op(act), "incoming", ALL_DISKS, "port");
-    vm_own_stream(act_vm(act), true);
     _cleanup_err_ struct err *error = NULL;
-    if (guard_stream(act, &error) < 0) {
+    _cleanup_free_ char *uri = stream_uri(act, &error);
+    vm_own_stream(act_vm(act), true);
+    if (error != NULL || guard_stream(act, &error) < 0) {
         act_end(act, error);
         return;
     }
-    act_qmp(act, "migrate", stream_uri(act_plan(act), json_integer_value(port)),
-            NULL);
+    act_qmp(act, "migrate", json_pack("{s:s*}", "uri", uri), NULL);
 }
 
 static bool is_set(const json_t *capabilities, const json_t *wanted)

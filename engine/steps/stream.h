@@ -31,7 +31,5 @@ step_when_fn source_is_quit, source_is_left;
 
 /* --- between these files --- */
 
-/* {"uri"} of migrate and migrate-incoming. */
-json_t *stream_uri(const struct plan *plan, json_int_t port);
 /* Whether the guest ran when the stream took it. */
 bool stream_guest_ran(const struct act *act);

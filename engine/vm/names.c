@@ -33,6 +33,8 @@ struct name name_once(const char *op, enum name_once what)
     static const char *const suffixes[] = {
         [NAME_TLS] = "tls",
         [NAME_AUTHZ] = "authz",
+        [NAME_STREAM] = "stream",
+        [NAME_EXPORTS] = "exports",
     };
     struct name name;
     (void)snprintf(name.text, sizeof(name.text), "qpv-%s-%s", op,

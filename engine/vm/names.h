@@ -40,8 +40,10 @@ struct name name_of(const char *op, unsigned disk, enum name_what what);
 
 /* What an operation has once, of no disk. */
 enum name_once {
-    NAME_TLS,   /* qpv-k3f9x2-tls       credentials of stream and exports */
-    NAME_AUTHZ, /* ...-authz            whom the destination lets in */
+    NAME_TLS,     /* qpv-k3f9x2-tls       credentials of stream and exports */
+    NAME_AUTHZ,   /* ...-authz            whom the destination lets in */
+    NAME_STREAM,  /* ...-stream         unix socket of the stream */
+    NAME_EXPORTS, /* ...-exports        ... and of the NBD server */
 };
 
 struct name name_once(const char *op, enum name_once what);

@@ -88,15 +88,15 @@ int vm_open(const struct vm_options *options, const struct vm_owner *owner,
     vm->cache_dir =
         options->cache_dir != NULL ? strdup(options->cache_dir) : NULL;
     list_init(&vm->waits);
-    int r = qmp_addr_parse(qmp_addr_text(options->addr), &vm->addr, errp);
-    if (r < 0) {
+    vm->addr = qmp_addr_copy(options->addr);
+    if (vm->addr == NULL) {
         free(vm);
-        return r;
+        return err_set(errp, -ENOMEM, NULL, "out of memory");
     }
     (void)uv_timer_init(vm->loop, &vm->timer);
     vm->timer.data = vm;
     vm->n_open = 1;
-    r = vm_connect(vm, errp);
+    int r = vm_connect(vm, errp);
     if (r < 0) {
         vm_close(vm, NULL, NULL);
         return r;
@@ -483,7 +483,24 @@ static void vm_on_stalled(void *data, const char *command)
             str_printf("QEMU does not answer '%s'", command);
         vm->owner.warning(vm->owner.data, message);
     }
+    vm_cut(vm);
+}
+
+void vm_cut(struct vm *vm)
+{
     vm_yank(vm);
+    if (vm->owner.stalled != NULL) {
+        vm->owner.stalled(vm->owner.data);
+    }
+}
+
+void vm_reconnect(struct vm *vm)
+{
+    _cleanup_err_ struct err *err = NULL;
+    (void)err_set(&err, -ECONNABORTED, vm_name(vm), "let go");
+    if (vm->state == VM_UP) {
+        vm_drop(vm, err);
+    }
 }
 
 void vm_yank(struct vm *vm)

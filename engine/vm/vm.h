@@ -53,6 +53,8 @@ struct vm_owner {
     void (*changed)(void *data, enum vm_state state, const struct err *err);
     void (*event)(void *data, const char *name, const json_t *event);
     void (*warning)(void *data, const char *message);
+    /* It hangs on a peer of ours, and vm_cut() is at work. */
+    void (*stalled)(void *data);
 };
 
 /*
@@ -76,11 +78,16 @@ bool vm_process_lives(struct vm_process process);
 /* Whether QEMU's process was started with -no-shutdown: 1, 0, -1 unknown. */
 int vm_no_shutdown(const struct vm *vm);
 
+/* Lets the connection go, and all that comes by it, and makes it anew. */
+void vm_reconnect(struct vm *vm);
+
 /*
  * Cuts the connections of NBD nodes of ours out-of-band, so that a job that
  * waits for a stalled server fails with EIO (qapi/yank.json).
  */
 void vm_yank(struct vm *vm);
+/* The same for a QEMU that hangs already: its owner cuts what else it can. */
+void vm_cut(struct vm *vm);
 /*
  * From now on only the nodes of these names (copied) are cut, not ours: the
  * guest may use ours. NULL: ours again.

@@ -42,8 +42,12 @@ json_t *fake_vm_add_client(struct fake_vm *vm, const json_t *args)
     if (refusal != NULL) {
         return refusal;
     }
-    if (vm->peer == NULL || vm->peer->dead || !vm->peer->serves ||
-        port == NULL || strtoul(port, NULL, 10) != vm->peer->serves) {
+    const char *path = text(json_object_get(args, "server"), "path");
+    bool there = vm->peer != NULL && !vm->peer->dead && vm->peer->serves &&
+                 (path != NULL ? str_eq(path, vm->peer->serves_at)
+                               : port != NULL && strtoul(port, NULL, 10) ==
+                                                     vm->peer->serves);
+    if (!there) {
         return fake_vm_refuse("Failed to connect to '127.0.0.1:61000':"
                               " Connection refused");
     }
@@ -82,6 +86,13 @@ static json_t *server_start(struct fake_vm *vm, const json_t *args)
     if (vm->serves) {
         return fake_vm_refuse("NBD server already running");
     }
+    const char *path = text(data, "path");
+    if (path != NULL) {
+        fake_vm_bind(vm->serves_at, path);
+        vm->serves = 1;
+        vm->serves_tls = text(args, "tls-creds") != NULL;
+        return json_object();
+    }
     unsigned number = port != NULL ? (unsigned)strtoul(port, NULL, 10) : 0;
     vm->taken = vm->taken != 0 ? vm->taken : number;
     if (number == vm->taken) {
@@ -100,6 +111,7 @@ static json_t *server_stop(struct fake_vm *vm, const json_t *args)
         return fake_vm_refuse("NBD server not running");
     }
     vm->serves = 0;
+    fake_vm_unbind(vm->serves_at);
     for (unsigned i = 0; i < FAKE_EXPORTS; i++) {
         if (vm->exports[i].used) {
             drop(vm, &vm->exports[i]);

@@ -5,6 +5,8 @@
  * side brings a stream one state further.
  */
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/str.h"
@@ -116,11 +118,12 @@ static void load(struct fake_vm *vm, struct fake_vm *peer)
     fake_vm_event(peer, "MIGRATION", json_pack("{s:s}", "status", "completed"));
 }
 
-/* Either both by TLS or none. */
+/* Either both by TLS or none, and where the peer listens. */
 static bool speak_alike(const struct fake_vm *vm, const struct fake_vm *peer)
 {
-    return str_eq(text(vm->stream.parameters, "tls-creds"), "") ==
-           str_eq(text(peer->stream.parameters, "tls-creds"), "");
+    return vm->stream.by_socket == (*peer->stream.socket != '\0') &&
+           str_eq(text(vm->stream.parameters, "tls-creds"), "") ==
+               str_eq(text(peer->stream.parameters, "tls-creds"), "");
 }
 
 static void stream_tick(struct fake_vm *vm)
@@ -135,6 +138,9 @@ static void stream_tick(struct fake_vm *vm)
             break;
         }
         peer->stream.connected = true;
+        if (*peer->stream.socket != '\0') {
+            (void)unlink(peer->stream.socket); /* no second one is let in */
+        }
         if (!fake_vm_send_bitmaps(vm)) {
             end_badly(vm, FAKE_FAILED);
             break;
@@ -222,7 +228,11 @@ static json_t *query_incoming(const struct fake_vm *vm)
     if (vm->stream.connected) {
         (void)json_object_set_new(reply, "status", json_string("active"));
     }
-    if (vm->stream.listens) {
+    if (vm->stream.listens && *vm->stream.socket != '\0') {
+        (void)json_object_set_new(reply, "socket-address",
+                                  json_pack("[{s:s, s:s}]", "path",
+                                            vm->stream.socket, "type", "unix"));
+    } else if (vm->stream.listens) {
         (void)json_object_set_new(reply, "socket-address",
                                   json_pack("[{s:s, s:b, s:s, s:s}]", "port",
                                             "44444", "ipv4", 1, "host",
@@ -342,6 +352,10 @@ static json_t *migrate_incoming(struct fake_vm *vm, const json_t *args)
                               " started");
     }
     vm->stream.listens = true;
+    const char *uri = text(args, "uri");
+    if (str_starts(uri, "unix:")) {
+        fake_vm_bind(vm->stream.socket, uri + strlen("unix:"));
+    }
     fake_vm_event(vm, "MIGRATION", json_pack("{s:s}", "status", "setup"));
     return json_object();
 }
@@ -364,6 +378,7 @@ static json_t *migrate(struct fake_vm *vm, const json_t *args)
                               " previous migration");
     }
     vm->stream.passes = 0;
+    vm->stream.by_socket = str_starts(text(args, "uri"), "unix:");
     set_phase(vm, FAKE_SETUP);
     return json_object();
 }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fake/fake-vm.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/str.h"
@@ -339,6 +341,20 @@ static json_t *object_add(struct fake_vm *vm, const json_t *args)
     return json_object();
 }
 
+void fake_vm_bind(char to[FAKE_PATH], const char *path)
+{
+    _cleanup_close_ int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    copy(to, FAKE_PATH, path);
+}
+
+void fake_vm_unbind(char path[FAKE_PATH])
+{
+    if (*path != '\0') {
+        (void)unlink(path);
+        path[0] = '\0';
+    }
+}
+
 json_t *fake_vm_lacks_object(const struct fake_vm *vm, const json_t *args,
                              const char *key)
 {
@@ -514,6 +530,13 @@ static void tell_left(json_t *list, const char *kind, const char *name)
     (void)json_array_append_new(list, json_string(line));
 }
 
+static void tell_socket(json_t *list, const char *path)
+{
+    if (*path != '\0' && access(path, F_OK) == 0) {
+        tell_left(list, "socket", path);
+    }
+}
+
 json_t *fake_vm_leftovers(const struct fake_vm *vm)
 {
     json_t *list = json_array();
@@ -556,6 +579,8 @@ json_t *fake_vm_leftovers(const struct fake_vm *vm)
     if (vm->serves) {
         tell_left(list, "server", "NBD");
     }
+    tell_socket(list, vm->serves_at);
+    tell_socket(list, vm->stream.socket);
     json_auto_t *parameters = fake_vm_default_parameters();
     json_object_foreach(parameters, id, object) {
         if (!json_equal(object, json_object_get(vm->stream.parameters, id))) {

@@ -21,6 +21,7 @@ enum {
     FAKE_JOBS = 16,
     FAKE_EXPORTS = 4,
     FAKE_NAME = 40,
+    FAKE_PATH = 108,
     FAKE_NOBODY = -1,
 };
 
@@ -97,12 +98,14 @@ enum fake_phase {
 struct fake_stream {
     enum fake_phase phase;
     unsigned passes;
-    bool was_running;     /* the guest, when the stream stopped it */
-    bool listens;         /* migrate-incoming has been told */
-    bool connected;       /* ... and a source has come */
-    bool loaded;          /* all of the guest is here */
-    bool autostart;       /* it runs once it is loaded: no -S */
-    json_t *capabilities; /* by name */
+    bool was_running;       /* the guest, when the stream stopped it */
+    bool listens;           /* migrate-incoming has been told */
+    bool connected;         /* ... and a source has come */
+    bool by_socket;         /* as the source was told, a unix one */
+    bool loaded;            /* all of the guest is here */
+    char socket[FAKE_PATH]; /* where it listens, or "": by TCP */
+    bool autostart;         /* it runs once it is loaded: no -S */
+    json_t *capabilities;   /* by name */
     json_t *parameters;
 };
 
@@ -112,9 +115,10 @@ struct fake_vm {
     enum fake_runstate runstate;
     struct fake_stream stream;
     struct fake_export exports[FAKE_EXPORTS];
-    unsigned serves; /* port of its NBD server, 0: none */
-    bool serves_tls; /* ... to who speaks TLS only */
-    unsigned taken;  /* the first port that was asked for: somebody has it */
+    unsigned serves;           /* port of its NBD server, 0: none */
+    char serves_at[FAKE_PATH]; /* ... or a unix socket, and 'serves' is 1 */
+    bool serves_tls;           /* ... to who speaks TLS only */
+    unsigned taken; /* the first port that was asked for: somebody has it */
     bool was_incoming;
     bool ends; /* its process is about to end: the owner sees to it */
     bool dead;
@@ -198,6 +202,9 @@ json_t *fake_vm_exports(struct fake_vm *vm, const char *command,
 /* fake-vm-bitmap.c */
 json_t *fake_vm_bitmaps(struct fake_vm *vm, const char *command,
                         const json_t *args);
+/* A socket's name on disk, which stays where nobody takes it away. */
+void fake_vm_bind(char to[FAKE_PATH], const char *path);
+void fake_vm_unbind(char path[FAKE_PATH]);
 /* Of the stream, as a fresh QEMU has them; new reference. */
 json_t *fake_vm_default_parameters(void);
 /* NULL, or why an object that 'args' names by 'key' is not there. */

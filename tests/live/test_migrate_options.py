@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
+import signal
 
 from lab.pair import Pair
+from lab.proc import wait_for
 from lab.qmp import QmpError
 from lab.runner import timeout
+from lab.ssh import Ssh
 from lab.tls import Authority
 from test_migrate import LESS, SLOW, assert_gone_over, assert_stayed
 
@@ -180,3 +184,137 @@ def test_certificates_of_a_dead_engine_are_taken_back(lab):
     assert lab.qpivot.run("recover", "--json", "--undo").rc == 0
     assert settings(pair.src) == before[1]
     assert_stayed(pair, before[0])
+
+
+# --- by which way ---
+
+def sockets(vm):
+    """What is left of sockets of ours beside a monitor."""
+    folder = os.path.dirname(vm.qmp_path)
+    return [n for n in os.listdir(folder) if n.startswith("qpv-")]
+
+
+def tunnels(pair):
+    """What is left at this end: of the directories that the traces name."""
+    found = set()
+    for name in os.listdir(pair.lab.path("")):
+        if name.endswith(".trace"):
+            with open(pair.lab.path(name)) as f:
+                found |= set(re.findall("/tmp/qpivot-ssh-[A-Za-z0-9]+", f.read()))
+    assert found
+    return [p for p in found if os.path.exists(p)]
+
+
+def tunnelled(pair, ssh, *options):
+    """Arguments of a migration whose destination is reached by ssh only."""
+    disks = [w for d in pair.there for w in ("--disk", f"{d}=nbd")]
+    argv = pair.argv("--tunnel", *disks, *options)
+    argv[argv.index("--to") + 1] = f"ssh://root@{ssh.name}{pair.dst.qmp_path}"
+    return argv
+
+
+def run_tunnelled(pair, ssh, *options, rc=0):
+    r = pair.lab.qpivot.start(*tunnelled(pair, ssh, *options), prefix=ssh.client).wait(120)
+    assert r.rc == rc, r
+    if rc == 0:
+        pair.arrived()
+    return r
+
+
+def no_tcp(pair):
+    sent = [m["msg"] for m in map(json.loads, trace_of(pair).splitlines()) if m["dir"] == ">"]
+    ways = [m for m in sent if m.get("execute") in ("nbd-server-start", "migrate", "blockdev-add")]
+    assert len(ways) > 2 and all('"unix' in json.dumps(m) for m in ways), ways
+
+
+@timeout(120)
+def test_by_unix_sockets(lab):
+    pair = Pair(lab, ["raw", "qcow2"], to={"d0": "raw", "d1": "raw"})
+    r = pair.migrate("--unix", "--multifd", "2")
+    no_tcp(pair)
+    assert "stalls" in json.dumps(r.named("plan")[0]["notes"]), r.named("plan")
+    assert sockets(pair.dst) == []
+    assert_gone_over(pair, r)
+
+
+@timeout(120)
+def test_by_unix_sockets_and_back(lab):
+    """A failure leaves no socket, and the destination may die as it likes."""
+    certificates = Authority(lab).issue()
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    before = pair.src.state()
+    r = pair.migrate("--unix", "--address", "host", "--tls-creds", certificates,
+                     "--export-port", "5", "--tunnel", rc=2)
+    for word in ("--tunnel", "--unix", "--address", "--export-port", "--tls-hostname", "ssh://"):
+        assert word in texts(r), (word, texts(r))
+    pair.migrate(*SLOW, "--unix", "--timeout", "3s", rc=1)
+    assert sockets(pair.dst) == []
+    pair.wait()
+    e = pair.start(*SLOW, "--unix")
+    e.wait_event("progress", lambda x: x.get("bytes", 0) > 0, 60)
+    pair.dst.proc.send(signal.SIGKILL)
+    assert e.wait(60).rc == 1
+    assert sockets(pair.dst) == []
+    assert_stayed(pair, before)
+    pair.wait()
+    assert_gone_over(pair, pair.migrate("--unix", "--tls-creds", certificates,
+                                        "--tls-hostname", "destination"))
+
+
+@timeout(150)
+def test_through_the_ssh_connection_of_the_monitor(lab):
+    ssh = lab.ends(Ssh(lab.tmp))
+    pair = Pair(lab, ["raw", "qcow2"], to={"d0": "raw", "d1": "raw"})
+    r = pair.migrate("--tunnel", rc=2)
+    assert "ssh://" in texts(r), texts(r)
+    r = run_tunnelled(pair, ssh)
+    no_tcp(pair)
+    assert sockets(pair.dst) == [] and tunnels(pair) == [], (sockets(pair.dst), tunnels(pair))
+    assert_gone_over(pair, r)
+
+
+@timeout(150)
+def test_a_tunnel_that_breaks(lab):
+    """Cut while the disks are copied, then the engine killed: no socket and no
+    process is left, and the guest stays where it is."""
+    ssh = lab.ends(Ssh(lab.tmp))
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    before = pair.src.state()
+
+    def copying():
+        e = lab.qpivot.start(*tunnelled(pair, ssh, *SLOW), prefix=ssh.client)
+        e.wait_event("progress", lambda x: x.get("bytes", 0) > 0, 60)
+        return e
+    e = copying()
+    ssh.cut()
+    r = e.wait(90)
+    assert r.rc == 1, r
+    assert_stayed(pair, before)
+    assert sockets(pair.dst) == [] and tunnels(pair) == [], (sockets(pair.dst), tunnels(pair))
+    pair.wait()
+    e = copying()
+    e.kill()
+    wait_for("the end of the tunnel", lambda: tunnels(pair) == [])
+    r = lab.qpivot.run("recover", "--json", prefix=ssh.client)
+    assert r.rc == 0, r
+    assert_stayed(pair, before)
+    assert sockets(pair.dst) == [] and tunnels(pair) == [], (sockets(pair.dst), tunnels(pair))
+
+
+@timeout(180)
+def test_a_destination_that_stalls_behind_a_tunnel(lab):
+    """Nothing of QEMU's wakes who writes to a unix socket: ssh's end does."""
+    ssh = lab.ends(Ssh(lab.tmp))
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, pace=LESS)
+    e = lab.qpivot.start(*tunnelled(pair, ssh, *SLOW, "--command-timeout", "4s"),
+                         prefix=ssh.client)
+    e.wait_event("progress", lambda x: x.get("bytes", 0) > 0, 60)
+    pair.dst.proc.send(signal.SIGSTOP)
+    r = e.wait(120)
+    # With the tunnel the monitor is gone: given up, or a person is asked.
+    assert r.rc in (1, 3), r
+    assert pair.src.status() == "running" and not pair.src.jobs()
+    pair.vm.wait_writes(20)
+    pair.dst.proc.send(signal.SIGKILL)
+    assert lab.qpivot.run("recover", "--json", prefix=ssh.client).rc == 0
+    pair.judge()

@@ -32,6 +32,22 @@ Test(migrate_options, what_excludes_another_names_both)
            "leave one");
 }
 
+Test(migrate_options, there_is_one_way_for_memory_and_disks)
+{
+    expect(BIT(WITH_UNIX) | BIT(WITH_TUNNEL), 0, "--tunnel", "--unix",
+           "leave one");
+    expect(BIT(WITH_UNIX) | BIT(WITH_ADDRESS), 0, "--unix", "--address",
+           "leave one");
+    expect(BIT(WITH_TUNNEL) | BIT(WITH_ADDRESS), 0, "--tunnel", "--address",
+           "leave one");
+    expect(BIT(WITH_UNIX) | BIT(WITH_EXPORT_PORT), 0, "--unix", "--export-port",
+           "leave one");
+    expect(BIT(WITH_TUNNEL) | BIT(WITH_EXPORT_PORT), 0, "--tunnel",
+           "--export-port", "leave one");
+    expect(BIT(WITH_TUNNEL) | BIT(WITH_TLS) | BIT(WITH_TLS_NAMELESS), 0,
+           "--tls-creds by a unix socket", "--tls-hostname", "say what");
+}
+
 Test(migrate_options, what_needs_another_says_which)
 {
     expect(BIT(WITH_XBZRLE_CACHE), 0, "--xbzrle-cache", "--xbzrle", "add");
@@ -83,7 +99,10 @@ Test(migrate_options, each_option_of_the_interface_has_its_bit)
     const struct qpivot_migrate_options none = {.size = sizeof(none)};
     const struct qpivot_migrate_options all = {
         .size = sizeof(all),
-        .flags = QPIVOT_XBZRLE | QPIVOT_AUTO_CONVERGE | QPIVOT_TIMEOUT_SUSPENDS,
+        .flags = QPIVOT_XBZRLE | QPIVOT_AUTO_CONVERGE |
+                 QPIVOT_TIMEOUT_SUSPENDS | QPIVOT_UNIX | QPIVOT_TUNNEL,
+        .address = "e",
+        .export_port = 1,
         .multifd = 2,
         .timeout_ms = 1,
         .xbzrle_cache = 1,
@@ -98,5 +117,7 @@ Test(migrate_options, each_option_of_the_interface_has_its_bit)
                      BIT(WITH_AUTO_CONVERGE) | BIT(WITH_TIMEOUT) |
                      BIT(WITH_TIMEOUT_SUSPENDS) | BIT(WITH_MULTIFD) |
                      BIT(WITH_TLS) | BIT(WITH_TLS_TO) | BIT(WITH_TLS_HOSTNAME) |
-                     BIT(WITH_TLS_AUTHZ));
+                     BIT(WITH_TLS_AUTHZ) | BIT(WITH_TLS_NAMELESS) |
+                     BIT(WITH_UNIX) | BIT(WITH_TUNNEL) | BIT(WITH_ADDRESS) |
+                     BIT(WITH_EXPORT_PORT));
 }

@@ -6,6 +6,20 @@
 
 #include "base/cleanup.h"
 
+Test(str, a_word_of_a_shell_is_itself_whatever_is_in_it)
+{
+    static const char *const words[][2] = {
+        {"",             "''"            },
+        {"/run/vm.sock", "'/run/vm.sock'"},
+        {"a b$c`d\"e\\", "'a b$c`d\"e\\'"},
+        {"it's",         "'it'\\''s'"    },
+    };
+    for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        _cleanup_free_ char *word = str_shell(words[i][0]);
+        cr_assert_str_eq(word, words[i][1]);
+    }
+}
+
 Test(str, sizes_are_powers_of_1024)
 {
     uint64_t v = 0;

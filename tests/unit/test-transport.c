@@ -121,6 +121,53 @@ Test(addr, tells_the_other_host)
     }
 }
 
+Test(addr, names_what_is_beside_the_monitor)
+{
+    static const struct {
+        const char *text;
+        const char *beside;
+    } cases[] = {
+        {"/run/vm.sock",                    "/run/x"   },
+        {"ssh://root@host2/run/vm/mon.qmp", "/run/vm/x"},
+        {"/vm.sock",                        "/x"       },
+        {"tcp:host2:4444",                  NULL       },
+        {"exec:nc -U /run/vm.sock",         NULL       },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct qmp_addr *addr = NULL;
+        cr_assert_eq(qmp_addr_parse(cases[i].text, &addr, NULL), 0);
+        _cleanup_free_ char *beside = qmp_addr_beside(addr, "x");
+        cr_assert(str_eq(beside, cases[i].beside), "%s: %s", cases[i].text,
+                  beside);
+        qmp_addr_free(addr);
+    }
+}
+
+Test(addr, only_ssh_brings_other_sockets_and_runs_a_command)
+{
+    struct qmp_addr *addr = NULL;
+    cr_assert_eq(qmp_addr_parse("/run/vm.sock", &addr, NULL), 0);
+    cr_assert_eq(qmp_addr_forward(addr, "a"), -ENOTSUP);
+    cr_assert_null(qmp_addr_remotely(addr, "true"));
+    qmp_addr_free(addr);
+
+    cr_assert_eq(qmp_addr_parse("ssh://me@host2:22/run/vm.sock", &addr, NULL),
+                 0);
+    cr_assert_eq(qmp_addr_forward(addr, "a"), 0);
+    cr_assert_eq(qmp_addr_forward(addr, "b"), 0);
+    cr_assert_eq(qmp_addr_forward(addr, "c"), -E2BIG);
+    struct qmp_addr *copy = qmp_addr_copy(addr);
+    cr_assert_eq(qmp_addr_forward(copy, "c"), -E2BIG);
+    _cleanup_free_ char *command = qmp_addr_remotely(copy, "rm -f -- 'a b'");
+    static const char end[] =
+        " -p 22 -l 'me' -- 'host2' 'rm -f -- '\\''a b'\\'''";
+    size_t n = strlen(command), m = strlen(end);
+    cr_assert(n > m && str_eq(command + n - m, end), "%s", command);
+    qmp_addr_free(copy);
+    qmp_addr_free(addr);
+}
+
 Test(transport, socket_without_listener_is_econnrefused)
 {
     char dir[SCRATCH_PATH];

@@ -3,6 +3,7 @@ tools/setup and never installed, with keys, accounts and client settings that
 only the processes of the test see (bind mounts in a namespace of theirs)."""
 
 import os
+import signal
 from pathlib import Path
 
 from . import guest
@@ -59,6 +60,12 @@ class Ssh:
         self.proc.wait_for("sshd", lambda: can_connect(("127.0.0.1", self.port)))
         # prefix for a program whose 'ssh' is to know the host
         self.client = _behind([(tmp / "client", "/etc/ssh/ssh_config")])
+
+    def cut(self):
+        """Ends every session, not the server."""
+        path = Path(f"/proc/{self.proc.pid}/task/{self.proc.pid}/children")
+        for pid in path.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
 
     def stop(self):
         self.proc.stop()
