@@ -57,7 +57,7 @@ static const json_t *first_unfit(const json_t *found)
 
 static bool has_bitmap(const struct graph_node *node, const char *name)
 {
-    for (unsigned i = 0; i < node->n_bitmaps; i++) {
+    for (unsigned i = 0; node != NULL && i < node->n_bitmaps; i++) {
         if (str_eq(node->bitmaps[i].name, name)) {
             return true;
         }
@@ -67,7 +67,8 @@ static bool has_bitmap(const struct graph_node *node, const char *name)
 
 /*
  * Why the stream cannot carry it; NULL: it can. QEMU does not ask whether the
- * destination's image can store what it is to store.
+ * destination's image can store what it is to store. 'there' NULL: that image
+ * is yet to be made.
  */
 static char *why_not(const struct plan_disk *disk, const json_t *found,
                      const json_t *bitmap, const struct graph_node *there)
@@ -75,8 +76,8 @@ static char *why_not(const struct plan_disk *disk, const json_t *found,
     const char *name = text_of(bitmap, "name");
     const json_t *unfit = first_unfit(found);
     bool persistent = json_is_true(json_object_get(bitmap, "persistent"));
-    bool stored =
-        str_eq(there->driver, "qcow2") && !str_eq(there->compat, "0.10");
+    bool stored = str_eq(disk->format, "qcow2") &&
+                  (there == NULL || !str_eq(there->compat, "0.10"));
     if (json_object_get(bitmap, "fault") != NULL) {
         return str_printf("is %s", text_of(bitmap, "fault"));
     }
@@ -138,8 +139,9 @@ static void match_stored(struct op *op, struct plan_disk *disk, json_t *bitmap)
 }
 
 void migrate_match_bitmaps(struct op *op, struct plan_disk *disk,
-                           const struct graph_node *there)
+                           const struct graph *graph)
 {
+    const struct graph_node *there = graph_find_node(graph, disk->dst_node);
     json_auto_t *found = disk->bitmaps;
     size_t i;
     json_t *bitmap;

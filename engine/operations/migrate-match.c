@@ -205,7 +205,6 @@ static void match_disk(struct op *op, struct plan_disk *disk,
     if (str_eq(disk->how, "nbd")) {
         match_copy(op, disk, there);
     }
-    migrate_match_bitmaps(op, disk, there->active);
 }
 
 void migrate_match_disks(struct op *op, const struct graph *graph)
@@ -229,6 +228,7 @@ void migrate_match_disks(struct op *op, const struct graph *graph)
         } else {
             match_disk(op, disk, graph, device);
         }
+        migrate_match_bitmaps(op, disk, graph);
     }
     for (unsigned i = 0; i < n; i++) {
         bool known = devices[i].empty || devices[i].root == NULL ||

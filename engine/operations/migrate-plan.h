@@ -74,9 +74,9 @@ void migrate_check_machines(struct op *op);
 
 /* What plan_disk.bitmaps begins with: "fault" says what ails one. */
 json_t *migrate_bitmaps_of(const struct graph_node *node);
-/* Leaves those that go over, by the stream or by a shared image. */
+/* Of a disk that has its counterpart: leaves those that go over. */
 void migrate_match_bitmaps(struct op *op, struct plan_disk *disk,
-                           const struct graph_node *there);
+                           const struct graph *graph);
 /* The capability: on where the stream carries some, else off. */
 void migrate_want_bitmaps(struct op *op);
 
