@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "policy/precopy.h"
 #include "policy/stall.h"
 #include "run/claim.h"
 #include "run/op.h"
@@ -26,7 +27,6 @@ enum {
     TELL_MS = 500,
     SETTLE_MS = 30000,
     STALL_MS = 5000, /* the engine's, while the guest still runs */
-    PASSES = 2,      /* dirty-sync-count once the first pass is through */
 };
 
 /* What following the stream knows. */
@@ -34,6 +34,7 @@ struct following {
     uint64_t begun_ms;
     uint64_t told_ms;
     struct stall stall;
+    struct precopy precopy;
     bool known; /* 'running' has been seen */
     bool running;
     bool ours; /* an earlier engine may have stopped the guest */
@@ -265,6 +266,13 @@ static uint64_t count_of(const json_t *json, const char *key)
     return n > 0 ? (uint64_t)n : 0;
 }
 
+/* Bytes a second; 0: not measured yet. */
+static uint64_t rate_of(const json_t *ram)
+{
+    double mbps = json_number_value(json_object_get(ram, "mbps"));
+    return mbps > 0 ? (uint64_t)(mbps * 125000.0) : 0;
+}
+
 static void follow_tell(struct act *act, const json_t *info)
 {
     struct following *f = act_scratch(act, sizeof(*f));
@@ -276,12 +284,11 @@ static void follow_tell(struct act *act, const json_t *info)
     f->told_ms = now;
     uint64_t sent = count_of(ram, "transferred");
     uint64_t left = count_of(ram, "remaining");
-    double mbps = json_number_value(json_object_get(ram, "mbps"));
     act_emit(act, "progress",
              json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "disk", "memory",
                        "phase", "stream", "bytes", (json_int_t)sent, "total",
                        (json_int_t)(sent + left), "remaining", (json_int_t)left,
-                       "rate", (json_int_t)(mbps * 125000.0)));
+                       "rate", (json_int_t)rate_of(ram)));
 }
 
 /* A link that is cut ends no connection: what was sent tells. */
@@ -307,14 +314,26 @@ static bool follow_stalls(struct act *act, const json_t *info,
 static bool follow_must_suspend(struct act *act, const json_t *info)
 {
     struct following *f = act_scratch(act, sizeof(*f));
-    const struct plan *plan = act_plan(act);
-    uint64_t passes =
-        count_of(json_object_get(info, "ram"), "dirty-sync-count");
+    const json_t *ram = json_object_get(info, "ram");
+    uint64_t page = count_of(ram, "page-size");
+    struct precopy_sample sample = {
+        .now_ms = act_now_ms(act),
+        .passes = count_of(ram, "dirty-sync-count"),
+        .remaining = count_of(ram, "remaining"),
+        .rate = rate_of(ram),
+        .dirty = count_of(ram, "dirty-pages-rate") * page,
+        .throttle = (unsigned)count_of(info, "cpu-throttle-percentage"),
+    };
+    char reason[PRECOPY_REASON_MAX];
     /* Not before it is known whether there is a guest to start again. */
-    return !f->gate && f->known &&
-           ((plan->suspend && passes >= PASSES) ||
-            (plan->suspend_ms != 0 &&
-             act_now_ms(act) - f->begun_ms >= plan->suspend_ms));
+    if (f->gate || !f->known) {
+        return false;
+    }
+    enum precopy_verdict verdict = precopy_sample(&f->precopy, &sample, reason);
+    if (verdict != PRECOPY_KEEP) {
+        act_warn(act, "%s", reason);
+    }
+    return verdict == PRECOPY_SUSPEND;
 }
 
 static void follow_on_runstate(struct act *act, const struct err *err,
@@ -414,6 +433,9 @@ static void follow_begin(struct act *act, bool gate)
         return;
     }
     f->begun_ms = act_now_ms(act);
+    f->precopy = (struct precopy){.suspend = act_plan(act)->suspend,
+                                  .suspend_ms = act_plan(act)->suspend_ms,
+                                  .begun_ms = f->begun_ms};
     f->gate = gate;
     f->ours = f->known = json_is_true(
         op_fact(act_op(act), "stream-follow", ALL_DISKS, "suspend"));

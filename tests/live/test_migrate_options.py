@@ -97,6 +97,17 @@ def test_what_qemu_refuses_the_table_refuses(lab):
                        capabilities=[{"capability": other, "state": False}])
 
 
+@timeout(90)
+def test_what_the_stream_comes_to_is_told(lab):
+    """Each decision has a line, with the figures that it rests on."""
+    pair = Pair(lab, ["raw"], pace=LESS)
+    r = pair.migrate("--bandwidth", "8M", "--downtime-limit", "1", "--timeout", "2s",
+                     "--on-timeout", "suspend", "--freeze-limit", "60s")
+    told = [w["message"] for w in r.named("warning")]
+    assert [w for w in told if "within 2.0 s" in w and "are left" in w], told
+    assert_gone_over(pair, r)
+
+
 # --- TLS ---
 
 @timeout(120)

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "policy/precopy.h"
+
+#include <stdio.h>
+
+#include "base/str.h"
+
+enum {
+    FIRST_IS_THROUGH = 2, /* dirty-sync-count counts the begin, too */
+    PASSES_TO_JUDGE = 4,  /* passes before that prove nothing */
+};
+
+static enum precopy_verdict suspend(const struct precopy *precopy,
+                                    const struct precopy_sample *sample,
+                                    char *reason)
+{
+    char left[STR_BYTES_MAX];
+    (void)str_bytes(sample->remaining, left);
+    uint64_t lasts_ms = sample->now_ms - precopy->begun_ms;
+    if (precopy->suspend && sample->passes >= FIRST_IS_THROUGH) {
+        (void)snprintf(reason, PRECOPY_REASON_MAX,
+                       "all of the memory has been sent once, %s are left",
+                       left);
+        return PRECOPY_SUSPEND;
+    }
+    if (precopy->suspend_ms != 0 && lasts_ms >= precopy->suspend_ms) {
+        (void)snprintf(reason, PRECOPY_REASON_MAX,
+                       "the stream has not come to its end within %.1f s, %s"
+                       " are left",
+                       (double)precopy->suspend_ms / 1000, left);
+        return PRECOPY_SUSPEND;
+    }
+    (void)snprintf(reason, PRECOPY_REASON_MAX, "%s of memory left", left);
+    return PRECOPY_KEEP;
+}
+
+/* It changes as fast as it is sent: each pass leaves as much as the last. */
+static bool is_endless(const struct precopy_sample *sample)
+{
+    return sample->passes >= PASSES_TO_JUDGE && sample->rate > 0 &&
+           sample->dirty >= sample->rate;
+}
+
+enum precopy_verdict precopy_sample(struct precopy *precopy,
+                                    const struct precopy_sample *sample,
+                                    char reason[PRECOPY_REASON_MAX])
+{
+    char dirty[STR_BYTES_MAX], rate[STR_BYTES_MAX];
+    enum precopy_verdict verdict = suspend(precopy, sample, reason);
+    if (verdict != PRECOPY_KEEP) {
+        return verdict;
+    }
+    (void)str_bytes(sample->dirty, dirty);
+    (void)str_bytes(sample->rate, rate);
+    if (sample->throttle != precopy->throttle) {
+        precopy->throttle = sample->throttle;
+        (void)snprintf(reason, PRECOPY_REASON_MAX,
+                       "QEMU slows the guest down by %u %%: it changes %s/s of"
+                       " memory, and %s/s are sent",
+                       sample->throttle, dirty, rate);
+        return PRECOPY_TELL;
+    }
+    if (!precopy->told_endless && is_endless(sample)) {
+        precopy->told_endless = true;
+        (void)snprintf(reason, PRECOPY_REASON_MAX,
+                       "the guest changes %s/s of memory and %s/s are sent:"
+                       " the stream does not come to its end by itself%s",
+                       dirty, rate,
+                       sample->throttle > 0 ? ""
+                       : precopy->suspend_ms > 0
+                           ? "; it is paused in time"
+                           : "; --auto-converge, --suspend"
+                             " or more --bandwidth ends"
+                             " it");
+        return PRECOPY_TELL;
+    }
+    return PRECOPY_KEEP;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Whether the stream of a guest's memory comes to its end while the guest runs,
+ * and what is done when it does not. Pure: samples in, a verdict and its reason
+ * out.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum precopy_verdict {
+    PRECOPY_KEEP,
+    PRECOPY_TELL,    /* nothing is done, and the user should know */
+    PRECOPY_SUSPEND, /* stop the guest: the rest is sent but once */
+};
+
+enum { PRECOPY_REASON_MAX = 224 };
+
+struct precopy_sample {
+    uint64_t now_ms;
+    uint64_t passes;    /* ram.dirty-sync-count */
+    uint64_t remaining; /* bytes */
+    uint64_t rate;      /* sent bytes a second; 0: not measured */
+    uint64_t dirty;     /* bytes a second that the guest changes; 0: unknown */
+    unsigned throttle;  /* percent that QEMU slows the guest down by */
+};
+
+struct precopy {
+    bool suspend;        /* after the first pass */
+    uint64_t suspend_ms; /* when it takes longer; 0: never */
+    uint64_t begun_ms;
+    unsigned throttle; /* what was told of last */
+    bool told_endless;
+};
+
+/*
+ * One look at query-migrate. 'reason' is one phrase for the user with the
+ * figures that decided, always set. What was told is not told again until it
+ * has changed.
+ */
+enum precopy_verdict precopy_sample(struct precopy *precopy,
+                                    const struct precopy_sample *sample,
+                                    char reason[PRECOPY_REASON_MAX]);
