@@ -74,7 +74,9 @@ static void make_one(const struct making *making, const struct fault *fault,
     (void)snprintf(name, sizeof(name), "%s%s, %s%s%s",
                    making->undoing ? "undo of " : "", making->step->name, at,
                    fault->for_good ? " for good" : "",
-                   fault->loses_journal ? ", journal lost" : "");
+                   fault->doctors         ? ", journal lost, doctor asked"
+                   : fault->loses_journal ? ", journal lost"
+                                          : "");
     if (!is_thinned(making, fault)) {
         making->run(name, making->base->verb, fault);
     }
@@ -89,6 +91,10 @@ static void make(const struct making *making, const struct fault *fault,
         struct fault lost = *fault;
         lost.loses_journal = true;
         make_one(making, &lost, at);
+        lost.doctors = true;
+        if (!scenario_migrates(making->scenario)) {
+            make_one(making, &lost, at);
+        }
     }
 }
 

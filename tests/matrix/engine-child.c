@@ -398,6 +398,49 @@ static void turn(uv_loop_t *loop)
 
 /* --- what it does --- */
 
+static bool lists(const json_t *items, const char *kind, const char *name)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(items, i, item) {
+        if (str_eq(json_string_value(json_object_get(item, "kind")), kind) &&
+            str_eq(json_string_value(json_object_get(item, "name")), name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * What doctor lists: all that carries our names, and nothing else. This process
+ * was forked when it was so in QEMU.
+ */
+static void check_listed(struct world *world, const json_t *items)
+{
+    struct told *told = world->told;
+    json_auto_t *left = fake_vm_leftovers(world->vm);
+    size_t i;
+    json_t *item;
+    json_array_foreach(items, i, item) {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (!str_starts(name, "qpv-")) {
+            (void)snprintf(told->listed, sizeof(told->listed),
+                           "lists '%.40s' as ours", name);
+        }
+    }
+    json_array_foreach(left, i, item) {
+        const char *line = json_string_value(item);
+        _cleanup_free_ char *kind = strndup(line, strcspn(line, " "));
+        const char *name = line + strlen(kind) + 1;
+        bool claim = str_eq(name, "qpv-claim");
+        if (str_starts(name, "qpv-") &&
+            !lists(items, claim ? "claim" : kind, name)) {
+            (void)snprintf(told->listed, sizeof(told->listed),
+                           "does not list %.60s", line);
+        }
+    }
+}
+
 static void on_event(void *data, const char *text)
 {
     static const struct {
@@ -423,6 +466,10 @@ static void on_event(void *data, const char *text)
     if (error != NULL) {
         _cleanup_free_ char *why = json_dumps(error, JSON_COMPACT);
         (void)snprintf(told->why, sizeof(told->why), "%s", why);
+    }
+    if (child.request->verb == ENGINE_LOOK &&
+        json_object_get(json, "items") != NULL) {
+        check_listed(world, json_object_get(json, "items"));
     }
     for (unsigned i = 0; str_eq(event, "step") && i < ARRAY_SIZE(states); i++) {
         if (!str_eq(state, states[i].state)) {
@@ -508,6 +555,13 @@ static int start(struct world *world)
             .qmp = world->addresses[request->adopted],
             .from_qemu = 1};
         r = qpivot_recover(child.engine, &recover, &callbacks, ret, &error);
+    } else if (request->verb == ENGINE_LOOK || request->verb == ENGINE_FIX) {
+        struct qpivot_doctor_options doctor = {.size = sizeof(doctor),
+                                               .qmp = world->addresses[SOURCE],
+                                               .op = request->fixed,
+                                               .fix =
+                                                   request->verb == ENGINE_FIX};
+        r = qpivot_doctor(child.engine, &doctor, &callbacks, ret, &error);
     } else if (world->dst_vm != NULL) {
         r = qpivot_migrate(child.engine, &request->migrate, &callbacks, ret,
                            &error);

@@ -68,12 +68,61 @@ static bool recover_all(char text[VERDICT_TEXT])
     return false;
 }
 
+/* Doctor asked; true: it ended, and what it told was right. */
+static bool ask_doctor(bool fix, const char *op, char text[VERDICT_TEXT])
+{
+    struct world *world = &matrix.world;
+    *world->told->listed = '\0';
+    scenario_doctor(matrix.scenario, world, fix, op);
+    if (world->told->end != END_OUTCOME) {
+        (void)verdict_end(world, text);
+        return false;
+    }
+    (void)snprintf(text, VERDICT_TEXT, "doctor %s", world->told->listed);
+    return *world->told->listed == '\0';
+}
+
+/* What looks, or may not touch an operation that somebody can recover. */
+static bool doctor_touches_nothing(bool fix, char text[VERDICT_TEXT])
+{
+    struct world *world = &matrix.world;
+    json_auto_t *before = fake_vm_leftovers(world->vm);
+    if (!ask_doctor(fix, NULL, text)) {
+        return false;
+    }
+    json_auto_t *after = fake_vm_leftovers(world->vm);
+    if (!json_equal(before, after)) {
+        (void)snprintf(text, VERDICT_TEXT, "doctor has changed what is there");
+        return false;
+    }
+    return true;
+}
+
+/* Nobody recovers: doctor is named the operation whose claim it is. */
+static const char *judge_doctor(char text[VERDICT_TEXT])
+{
+    struct world *world = &matrix.world;
+    const json_t *claim = json_object_get(world->vm->objects, "qpv-claim");
+    _cleanup_free_ char *op = str_printf(
+        "%s", claim != NULL ? json_string_value(json_object_get(claim, "data"))
+                            : "aaaaaa");
+    world_lose_journal(world);
+    if (!doctor_touches_nothing(false, text) ||
+        !doctor_touches_nothing(true, text) || !ask_doctor(true, op, text)) {
+        return text;
+    }
+    return verdict_doctored(world, matrix.scenario, text) ? NULL : text;
+}
+
 /* What only QEMU could tell of; each of them that is there is asked. */
 static const char *judge_lost(char text[VERDICT_TEXT])
 {
     struct world *world = &matrix.world;
     if (world->told->end != END_KILLED) {
         return "the engine was not killed";
+    }
+    if (world->fault->doctors) {
+        return judge_doctor(text);
     }
     world_lose_journal(world);
     for (int side = SOURCE; side < N_SIDES; side++) {
@@ -110,6 +159,11 @@ static const char *judge(char text[VERDICT_TEXT])
     if (!verdict_is_safe(world, text)) {
         return text;
     }
+    if (first == END_KILLED && world->dst_vm == NULL &&
+        !doctor_touches_nothing(true, text)) {
+        return text;
+    }
+    world->told->end = first;
     bool parked = !is_over(world->told);
     if (!parked && !verdict_holds(world, scenario, text)) {
         return text;

@@ -227,7 +227,7 @@ static int abort_step(const struct scenario *scenario)
 }
 
 static void run(const struct scenario *scenario, struct world *world,
-                enum engine_verb verb, enum side adopted)
+                enum engine_verb verb, enum side adopted, const char *fixed)
 {
     static const struct qpivot_disk none;
     struct qpivot_disk disks[SCENARIO_DISKS] = {none};
@@ -245,6 +245,7 @@ static void run(const struct scenario *scenario, struct world *world,
         .abort_at = abort_step(scenario),
         .remote = scenario->remote,
         .adopted = adopted,
+        .fixed = fixed,
         .move = {.size = sizeof(request.move),
                  .qmp = world->addresses[SOURCE],
                  .disks = disks,
@@ -272,11 +273,17 @@ static void run(const struct scenario *scenario, struct world *world,
 void scenario_run(const struct scenario *scenario, struct world *world,
                   enum engine_verb verb)
 {
-    run(scenario, world, verb, SOURCE);
+    run(scenario, world, verb, SOURCE, NULL);
 }
 
 void scenario_adopt(const struct scenario *scenario, struct world *world,
                     enum side side)
 {
-    run(scenario, world, ENGINE_ADOPT, side);
+    run(scenario, world, ENGINE_ADOPT, side, NULL);
+}
+
+void scenario_doctor(const struct scenario *scenario, struct world *world,
+                     bool fix, const char *op)
+{
+    run(scenario, world, fix ? ENGINE_FIX : ENGINE_LOOK, SOURCE, op);
 }

@@ -211,9 +211,11 @@ static bool nothing_left_in(const struct world *world, enum side side,
         /* Whose device was unplugged, after the pivot. */
         bool loose = moved && unplugged && str_starts(what, "node qpv-") &&
                      strstr(what, "-d0") != NULL;
+        /* Not by our names: which it was before nobody knows. */
+        bool power = world->fault->doctors && str_starts(what, "shutdown ");
         /* A name on disk outlives its QEMU; who has no journal knows none. */
         bool name = str_starts(what, "socket ");
-        if (!key && !loose && (name ? settings : !vm->dead) &&
+        if (!key && !loose && !power && (name ? settings : !vm->dead) &&
             (settings || !is_setting(what))) {
             return against(text, "left in QEMU: %s", what);
         }
@@ -295,7 +297,8 @@ static bool nothing_freed(const struct world *world, char text[VERDICT_TEXT])
         if ((world->kept >> i & 1) != 0 && !volume->used && !scratch) {
             return against(text, "volume %s was removed", volume->name);
         }
-        if (volume->used && scratch) {
+        /* Which is no business of doctor's, who looks at a QEMU. */
+        if (volume->used && scratch && !world->fault->doctors) {
             return against(text, "left on the storage: %s", volume->name);
         }
     }
@@ -379,6 +382,21 @@ bool verdict_without_journal(struct world *world,
            (world->dst_vm != NULL
                 ? migrate_is_told(world, scenario, asked, text)
                 : move_is_told(world, scenario, text));
+}
+
+bool verdict_doctored(struct world *world, const struct scenario *scenario,
+                      char text[VERDICT_TEXT])
+{
+    const struct store_volume *volume = fake_vm_volume(world->vm, 0);
+    bool moved = volume != NULL && str_starts(volume->name, "/fake/dst");
+    if (world->told->outcome != QPIVOT_DONE) {
+        return against(text, "doctor's outcome is %d (%.200s)",
+                       (int)world->told->outcome, world->told->why);
+    }
+    return verdict_is_safe(world, text) && nothing_freed(world, text) &&
+           guest_is(world, scenario, moved, text) &&
+           disks_are(world, scenario, moved, text) &&
+           nothing_left(world, moved, text);
 }
 
 const char *verdict_end(const struct world *world, char text[VERDICT_TEXT])

@@ -36,6 +36,8 @@ enum engine_verb {
     ENGINE_UNDO,   /* recovers, and goes back if it can */
     ENGINE_RETURN, /* goes back from within the undo window */
     ENGINE_ADOPT,  /* recover --from-qemu */
+    ENGINE_LOOK,   /* doctor */
+    ENGINE_FIX,    /* doctor --fix */
 };
 
 struct engine_request {
@@ -46,6 +48,7 @@ struct engine_request {
     int abort_at;      /* of ENGINE_ABORT: when this step begins */
     bool remote;       /* the QEMUs' processes cannot be seen */
     enum side adopted; /* of ENGINE_ADOPT: the QEMU that is asked */
+    const char *fixed; /* of ENGINE_FIX: the operation named, or NULL */
 };
 
 /* How it ended. */
@@ -90,6 +93,7 @@ struct fault {
     enum fault_kind kind;
     bool for_good;
     bool loses_journal; /* the engine that was killed: only QEMU knows */
+    bool doctors;       /* ... and doctor is asked, nobody recovers */
     enum side side;     /* which QEMU's command */
     unsigned nth; /* of the command of that name, or of the storage's acts */
     const char *command;
@@ -106,6 +110,7 @@ struct told {
     bool fired;
     char state[16]; /* the journal's, of the last operation; "" for none */
     char why[256];
+    char listed[96]; /* what doctor tells wrongly, or "" */
     /* By step and record kind: a bit for each disk, bit 0 for no disk. */
     unsigned seen[WORLD_STEPS][JOURNAL_UNDONE + 1];
 };
