@@ -164,14 +164,6 @@ static void fake_tell(const struct store_volume *found, struct volume_info *ret)
     }
 }
 
-static int fake_probe(struct volume *volume, struct volume_info *ret,
-                      struct err **errp)
-{
-    (void)errp;
-    fake_tell(store_find(shared, fake_of(volume)->path), ret);
-    return 0;
-}
-
 /* What goes wrong with the act that begins now. */
 static enum store_fault next_fault(void)
 {
@@ -197,6 +189,16 @@ static bool is_not_done(enum store_fault fault)
 static int fault_error(const struct volume *volume, struct err **errp)
 {
     return err_set(errp, -EIO, volume->name, "injected");
+}
+
+static int fake_probe(struct volume *volume, struct volume_info *ret,
+                      struct err **errp)
+{
+    if (next_fault() != STORE_FINE) {
+        return fault_error(volume, errp);
+    }
+    fake_tell(store_find(shared, fake_of(volume)->path), ret);
+    return 0;
 }
 
 static void temp_name(char out[STORE_NAME], const char *temp)

@@ -40,7 +40,7 @@ struct store {
     struct store_volume volumes[STORE_VOLUMES];
     unsigned n_made;
     int tag;          /* set by the engine's side: what it is about now */
-    unsigned n_calls; /* of the backend's acts that change something */
+    unsigned n_calls; /* of the backend's acts, but for secrets */
     int tags[STORE_CALLS];
     /* The act of this number goes wrong; 'for_good': all after it too. */
     unsigned fault_at;
