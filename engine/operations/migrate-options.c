@@ -280,6 +280,30 @@ static void check_values(struct op *op)
     }
 }
 
+/* Nobody is to go without, or to let in anybody, by a name left empty. */
+static void check_names(struct op *op)
+{
+    const struct migrate_request *request = op_request(op);
+    const struct plan *plan = op_plan(op);
+
+    const struct {
+        enum migrate_option option;
+        const char *text;
+    } texts[] = {
+        {WITH_TLS,          plan->tls_dir     },
+        {WITH_TLS_TO,       plan->tls_dir_to  },
+        {WITH_TLS_HOSTNAME, plan->tls_hostname},
+        {WITH_TLS_AUTHZ,    plan->tls_authz   },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(texts); i++) {
+        if (has(request->asked, texts[i].option) && *texts[i].text == '\0') {
+            migrate_problem(op, -EINVAL, names[texts[i].option].option,
+                            "it is empty");
+        }
+    }
+}
+
 /* Of a QEMU on this host it can be seen whether it will find them. */
 static void check_certificates(struct op *op, struct vm *vm, const char *dir,
                                const char *side)
@@ -318,6 +342,7 @@ void migrate_check_options(struct op *op)
             "%s", json_string_value(json_object_get(entry, "text")));
     }
     check_values(op);
+    check_names(op);
     check_alike(op);
     if (*plan->tls_dir != '\0') {
         check_certificates(op, op_vm(op), plan->tls_dir, "client");
@@ -391,6 +416,24 @@ void migrate_option_transport(struct op *op)
     qmp_addr_free(dst);
 }
 
+/*
+ * What somebody has left in one of the QEMUs would count. "tls-authz" cannot
+ * be unset (QEMU would look for an object named ""), and is the server's: of a
+ * destination that its owner has started for this guest.
+ */
+static void unset_left(const struct migrate_request *request,
+                       json_t *parameters, const char *name)
+{
+    const json_t *const replies[] = {request->src, request->dst};
+    for (unsigned i = 0; i < ARRAY_SIZE(replies); i++) {
+        const char *left = json_string_value(json_object_get(
+            json_object_get(replies[i], "query-migrate-parameters"), name));
+        if (left != NULL && *left != '\0') {
+            (void)json_object_set_new(parameters, name, json_string(""));
+        }
+    }
+}
+
 void migrate_option_settings(struct op *op)
 {
     struct plan *plan = op_plan(op);
@@ -405,6 +448,8 @@ void migrate_option_settings(struct op *op)
             json_integer((json_int_t)request->xbzrle_cache));
     }
     if (*plan->tls_dir == '\0') {
+        unset_left(request, parameters, "tls-creds");
+        unset_left(request, parameters, "tls-hostname");
         return;
     }
     (void)json_object_set_new(parameters, "tls-creds",
@@ -412,6 +457,8 @@ void migrate_option_settings(struct op *op)
     if (*plan->tls_hostname != '\0') {
         (void)json_object_set_new(parameters, "tls-hostname",
                                   json_string(plan->tls_hostname));
+    } else {
+        unset_left(request, parameters, "tls-hostname");
     }
     if (*plan->tls_authz != '\0') {
         /* Of use where somebody is let in only; there is no second 'in'. */

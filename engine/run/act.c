@@ -28,6 +28,7 @@ static void act_on_jobs(struct vm_wait *wait, const struct job_list *jobs);
 static void act_on_spawn(void *data, const struct err *err, const char *output);
 static void act_forget(struct act *act);
 static bool act_hold(struct act *act, const struct err *err);
+static void act_set_held(struct act *act);
 
 void act_start(struct op *op, const struct step *step, int disk,
                enum act_mode mode)
@@ -87,7 +88,8 @@ bool act_poke(struct act *act, uint64_t now_ms)
         return false;
     }
     if (act->held) {
-        if (act_waits_for_vm(act)) {
+        /* One that is held again at once would be begun without an end. */
+        if (act_waits_for_vm(act) || act->held_ms == now_ms) {
             return false;
         }
         act->held = false;
@@ -132,6 +134,12 @@ void act_wake(struct act *act)
     }
 }
 
+static void act_set_held(struct act *act)
+{
+    act->held = true;
+    act->held_ms = uv_now(act->op->host.loop);
+}
+
 static enum act_side act_home(const struct act *act)
 {
     bool dst = (act->step->flags & STEP_DST) != 0;
@@ -145,7 +153,7 @@ void act_release(struct act *act)
         (act->step->flags & STEP_STORAGE) == 0) {
         act_drop_pending(act);
         act->side = act_home(act); /* there it begins anew */
-        act->held = true;
+        act_set_held(act);
     }
 }
 
@@ -486,7 +494,7 @@ static bool act_lacks_vm(struct act *act)
     const struct step *step = act->step;
     bool stranger = op->stranger && act->side == ACT_SOURCE;
     if (act_waits_for_vm(act) && !stranger) {
-        act->held = true;
+        act_set_held(act);
     } else if (vm_state(act_vm(act)) == VM_UP && !stranger) {
         return false;
     } else if (act->mode == ACT_PROBE) {

@@ -50,6 +50,7 @@ struct act {
     json_t *facts;
     bool recording; /* not begun: its record is on its way to the journal */
     bool held;      /* the connection broke: goes on when it is back */
+    uint64_t held_ms;
     bool cancelled; /* waits for storage work that cannot be stopped */
     bool repeated;  /* an earlier try may have had an effect */
     bool ended;

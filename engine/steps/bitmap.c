@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "policy/stall.h"
 #include "run/claim.h"
 #include "run/op.h"
 #include "steps/stream.h"
@@ -21,6 +22,7 @@
 enum {
     LOOK_MS = 50,
     ARRIVE_MS = 10000, /* they are at the stream's very beginning */
+    STILL_MS = 2000,   /* a stream that moves has moved by then */
     KEEP_MS = 10000,   /* for a stream that has ended to let go of them */
 };
 
@@ -331,6 +333,8 @@ void bitmaps_keep(struct act *act)
 
 struct arriving {
     uint64_t since_ms; /* the stream is under way */
+    struct stall stall;
+    uint64_t still_ms; /* ... and has not moved for so long */
 };
 
 static void arrive_look(struct act *act);
@@ -357,11 +361,18 @@ static void arrive_on_graph(struct act *act, const struct err *err,
     }
     if (err != NULL || missing == NULL) {
         act_end(act, err);
-    } else if (act_now_ms(act) - arriving->since_ms > ARRIVE_MS) {
+    } else if (act_now_ms(act) - arriving->since_ms > ARRIVE_MS &&
+               arriving->still_ms < STILL_MS) {
         act_end(act, missing);
     } else {
         act_again(act, LOOK_MS, arrive_look);
     }
+}
+
+static uint64_t sent(const json_t *info)
+{
+    const json_t *ram = json_object_get(info, "ram");
+    return (uint64_t)json_integer_value(json_object_get(ram, "transferred"));
 }
 
 static void arrive_on_info(struct act *act, const struct err *err,
@@ -370,11 +381,19 @@ static void arrive_on_info(struct act *act, const struct err *err,
     struct arriving *arriving = act_scratch(act, sizeof(*arriving));
     const char *status = text_of(result, "status");
     bool active = str_eq(status, "active");
-    if (str_eq(status, "setup") || active) {
+    bool sends = str_eq(status, "setup") || active;
+    if (sends) {
         act_guard_hold_off(act);
     }
     if (err != NULL || arriving == NULL) {
         act_end(act, err);
+        return;
+    }
+    arriving->still_ms =
+        sends ? stall_sample(&arriving->stall, act_now_ms(act), sent(result))
+              : 0;
+    if (arriving->still_ms >= act_plan(act)->command_timeout_ms) {
+        act_end(act, NULL); /* the link is cut, as who follows it will find */
     } else if (str_eq(status, "setup")) {
         act_again_on_event(act, LOOK_MS, arrive_look);
     } else if (active || str_eq(status, "pre-switchover")) {
@@ -388,10 +407,18 @@ static void arrive_on_info(struct act *act, const struct err *err,
     }
 }
 
+/* The step is the destination's: that the source answers is not given. */
 static void arrive_look(struct act *act)
 {
-    act_turn_to(act, ACT_SOURCE);
-    act_qmp(act, "query-migrate", NULL, arrive_on_info);
+    enum vm_state state = vm_state(act_src_vm(act));
+    if (state == VM_LOST || state == VM_OPENING) {
+        act_again(act, LOOK_MS, arrive_look);
+    } else if (state != VM_UP) {
+        act_end(act, NULL); /* who follows the stream tells why */
+    } else {
+        act_turn_to(act, ACT_SOURCE);
+        act_qmp(act, "query-migrate", NULL, arrive_on_info);
+    }
 }
 
 void bitmaps_arrive(struct act *act)

@@ -22,7 +22,8 @@ enum {
     RESUME_MS = 2000, /* between two tries of a job that waits for space */
     HOOK_MS = 60000,
     STALL_BYTES = 16 * 1024 * 1024, /* what QEMU has under way at most */
-    STALL_FIRST = 10, /* times as long, while the target is zeroed maybe */
+    STALL_FIRST = 10,               /* times as long before the first byte */
+    ZERO_RATE = 64 * 1024,          /* bytes a millisecond, of slow zeroing */
 };
 
 /* What following one job needs; it begins anew after a crash. */
@@ -30,6 +31,7 @@ struct follow {
     struct alive_watch watch;
     struct progress progress;
     struct stall stall;
+    bool copies; /* what it is to copy is known: it zeroes no more */
     struct converge converge;
     struct latency latency;
     uint64_t begun_ms;
@@ -254,10 +256,6 @@ static void follow_on_jobs(struct act *act, const struct job_list *jobs)
         follow_space(act, job);
         return;
     }
-    if (follow->waits_for_space && job->offset <= follow->full_offset &&
-        job->status == JOB_RUNNING) {
-        return; /* it tries again, nothing has come through yet */
-    }
     if (job->status == JOB_PENDING) {
         follow_pending(act);
         return;
@@ -268,6 +266,10 @@ static void follow_on_jobs(struct act *act, const struct job_list *jobs)
     }
     if (follow_stalls(act, job)) {
         return;
+    }
+    if (follow->waits_for_space && job->offset <= follow->full_offset &&
+        job->status == JOB_RUNNING) {
+        return; /* it tries again, nothing has come through yet */
     }
     follow->waits_for_space = follow->hook_ran = false;
     if (!follow->watch.alive.told) {
@@ -324,25 +326,37 @@ static void follow_pending(struct act *act)
 }
 
 /*
+ * How long nothing may be copied. QEMU first zeroes a target that may hold
+ * something, and until then counts only what the guest writes meanwhile.
+ */
+static uint64_t stall_limit_ms(const struct act *act, struct follow *follow,
+                               const struct job *job)
+{
+    uint64_t limit = act_plan(act)->command_timeout_ms;
+    limit *= job->offset == 0 ? STALL_FIRST : 1;
+    follow->copies = follow->copies || job->len - job->offset > STALL_BYTES;
+    limit += follow->copies ? 0 : act_disk(act)->size / ZERO_RATE;
+    if (follow->speed != 0) {
+        limit += STALL_BYTES * UINT64_C(1000) / follow->speed;
+    }
+    return limit;
+}
+
+/*
  * On the way to another host: a link that is cut ends no connection, and the
  * destination may answer by another way.
  */
 static bool follow_stalls(struct act *act, const struct job *job)
 {
     struct follow *follow = act_scratch(act, sizeof(*follow));
-    const struct plan *plan = act_plan(act);
     _cleanup_err_ struct err *err = NULL;
-    uint64_t limit = plan->command_timeout_ms;
-    limit *= job->offset == 0 ? STALL_FIRST : 1;
-    limit +=
-        follow->speed != 0 ? STALL_BYTES * UINT64_C(1000) / follow->speed : 0;
     if (!str_eq(act_disk(act)->how, "nbd") || job->status != JOB_RUNNING) {
         stall_reset(&follow->stall);
         return false;
     }
     uint64_t ms =
         stall_sample(&follow->stall, act_now_ms(act), job->offset + job->len);
-    if (ms < limit) {
+    if (ms < stall_limit_ms(act, follow, job)) {
         return false;
     }
     (void)err_set(&err, -ETIMEDOUT, act_disk(act)->disk,
