@@ -42,6 +42,7 @@ struct child {
 struct forwards {
     char *texts[1 + FORWARDS_MAX];
     unsigned n;
+    char *script; /* of the shell that runs ssh */
 };
 
 /* The ends of the program's stdin, stdout and stderr. */
@@ -51,15 +52,17 @@ struct stdio {
 
 /*
  * ssh would outlive us when we are killed: with -N it does not mind its stdin.
- * So a shell waits for the end of that, in the same process group, and then
- * takes away what is left in our directory, $0.
+ * So a shell waits for the end of that, in the same process group. In between
+ * it takes away what is left in our directory, $0, by its names and no others:
+ * who else gets hold of that path must not have our rights.
  */
-static const char SSH_SCRIPT[] = "ssh \"$@\" & exec >/dev/null 2>&1; read -r _;"
-                                 " rm -f -- \"$0\"/*; rmdir -- \"$0\"; kill 0";
+#define SSH_BEGIN "ssh \"$@\" & exec >/dev/null 2>&1; read -r _;"
+#define SSH_END " kill 0"
 
 static int child_new(uv_loop_t *loop, struct child **ret);
 static int child_prepare_ssh(struct child *child, struct stdio *stdio);
 static int forwards_make(const struct child *child, struct forwards *forwards);
+static char *ssh_script(const struct qmp_addr *addr);
 static void forwards_done(struct forwards *forwards);
 static void ssh_args(const struct child *child, const struct forwards *forwards,
                      const char *args[SSH_ARGS]);
@@ -283,7 +286,25 @@ static int forwards_make(const struct child *child, struct forwards *forwards)
         forwards->texts[forwards->n++] = text;
         made = text != NULL;
     }
-    return made ? 0 : -ENOMEM;
+    forwards->script = made ? ssh_script(addr) : NULL;
+    return forwards->script != NULL ? 0 : -ENOMEM;
+}
+
+static char *ssh_script(const struct qmp_addr *addr)
+{
+    char *script = strdup(SSH_BEGIN);
+    for (unsigned i = 0; script != NULL && i < addr->n_forwards; i++) {
+        _cleanup_free_ char *before = script;
+        _cleanup_free_ char *name = str_shell(addr->forwards[i]);
+        script = name != NULL
+                     ? str_printf("%s rm -f -- \"$0\"/%s;", before, name)
+                     : NULL;
+    }
+    _cleanup_free_ char *whole = script;
+    return whole == NULL
+               ? NULL
+               : str_printf("%s%s" SSH_END, whole,
+                            addr->n_forwards > 0 ? " rmdir -- \"$0\";" : "");
 }
 
 static void forwards_done(struct forwards *forwards)
@@ -291,6 +312,7 @@ static void forwards_done(struct forwards *forwards)
     for (unsigned i = 0; i < forwards->n; i++) {
         free(forwards->texts[i]);
     }
+    free(forwards->script);
 }
 
 /* 'args' ends with NULL; what it points to is borrowed. */
@@ -310,7 +332,7 @@ static void ssh_args(const struct child *child, const struct forwards *forwards,
     unsigned n = 0;
     args[n++] = "/bin/sh";
     args[n++] = "-c";
-    args[n++] = SSH_SCRIPT;
+    args[n++] = forwards->script;
     args[n++] = child->dir;
     args[n++] = "-N";
     for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {

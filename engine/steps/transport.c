@@ -14,7 +14,7 @@
 #include "vm/names.h"
 #include "vm/vm.h"
 
-enum { REMOVE_TIMEOUT_MS = 15000 };
+enum { REMOVE_TIMEOUT_MS = 15000, DIRECTORY_MODE = 0711 };
 
 bool transport_has_sockets(const struct plan *plan,
                            const struct plan_disk *disk)
@@ -67,37 +67,33 @@ const char *transport_planned_path(const struct plan *plan,
     return plan->tunnel ? forwarded[what] : path_there(plan, what);
 }
 
-/* ssh made them for us alone, and the source's QEMU may be another user. */
-static int let_in(uint64_t pid, const char *path, struct err **errp)
+/*
+ * ssh made it for us alone, and the source's QEMU may be another user: it may
+ * come through the directory, which stays ours, to its socket.
+ */
+static int open_way(struct act *act, const char *path, struct err **errp)
 {
     struct stat qemu, there;
     char proc[64];
-    (void)snprintf(proc, sizeof(proc), "/proc/%" PRIu64, pid);
+    _cleanup_free_ char *dir =
+        strndup(path, (size_t)(strrchr(path, '/') - path));
+    (void)snprintf(proc, sizeof(proc), "/proc/%" PRIu64,
+                   act_plan(act)->qemu_pid);
+    if (dir == NULL) {
+        return err_set(errp, -ENOMEM, path, "out of memory");
+    }
     if (stat(proc, &qemu) < 0 || stat(path, &there) < 0) {
         return err_set(errp, -errno, path, "cannot be looked at: %s",
                        strerror(errno));
     }
-    if (qemu.st_uid == 0 || qemu.st_uid == there.st_uid) {
-        return 0;
-    }
-    if (chown(path, qemu.st_uid, (gid_t)-1) < 0) {
+    if (qemu.st_uid != 0 && qemu.st_uid != there.st_uid &&
+        (chmod(dir, DIRECTORY_MODE) < 0 ||
+         chown(path, qemu.st_uid, (gid_t)-1) < 0)) {
         return err_set(errp, -errno, path,
                        "cannot be given to QEMU's user %u: %s",
                        (unsigned)qemu.st_uid, strerror(errno));
     }
     return 0;
-}
-
-static int open_way(struct act *act, const char *path, struct err **errp)
-{
-    uint64_t pid = act_plan(act)->qemu_pid;
-    _cleanup_free_ char *dir =
-        strndup(path, (size_t)(strrchr(path, '/') - path));
-    if (dir == NULL) {
-        return err_set(errp, -ENOMEM, path, "out of memory");
-    }
-    int r = let_in(pid, path, errp);
-    return r < 0 ? r : let_in(pid, dir, errp);
 }
 
 int transport_path(struct act *act, enum transport_what what, char **ret,
