@@ -140,6 +140,11 @@ void fake_vm_tick(struct fake_vm *vm)
     fail_broken(vm);
     for (unsigned i = 0; i < FAKE_JOBS; i++) {
         struct fake_job *job = &vm->jobs[i];
+        if (fake_vm_job_lives(job) && job->status == FAKE_READY &&
+            job->blocking && !job->synced && !vm->stays_behind) {
+            job->synced = true;
+            return;
+        }
         if (!fake_vm_job_lives(job) || job->status == FAKE_READY ||
             job->status == FAKE_PENDING ||
             (job->status == FAKE_RUNNING && job->mirror && vm->never_ready) ||
@@ -223,6 +228,7 @@ static json_t *start_mirror(struct fake_vm *vm, const json_t *args, int target)
     struct fake_job *job = add_job(vm, id, true);
     job->twin = str_eq(text(args, "sync"), "none") &&
                 str_eq(text(args, "copy-mode"), "write-blocking");
+    job->blocking = str_eq(text(args, "copy-mode"), "write-blocking");
     job->auto_finalize = !json_is_false(json_object_get(args, "auto-finalize"));
     job->source = source;
     job->target = target;
@@ -323,6 +329,10 @@ static json_t *block_job_cancel(struct fake_vm *vm, const json_t *args)
         return refuse_verb(job, "cancel");
     }
     if (job->status == FAKE_READY && !force) {
+        if (vm->changes_jobs && !job->synced) {
+            fake_vm_violation(vm, "the guest stands for a mirror that is"
+                                  " behind");
+        }
         job->soft = true;
         set_status(vm, job, FAKE_WAITING);
         return json_object();
@@ -330,6 +340,25 @@ static json_t *block_job_cancel(struct fake_vm *vm, const json_t *args)
     drop_filter(vm, job);
     copy(job->error, sizeof(job->error), "Operation canceled");
     set_status(vm, job, FAKE_CONCLUDED);
+    return json_object();
+}
+
+/* Write-blocking it can become, and be told to once more; never back. */
+static json_t *block_job_change(struct fake_vm *vm, const json_t *args)
+{
+    struct fake_job *job = fake_vm_find_job(vm, text(args, "id"));
+    if (!vm->changes_jobs) {
+        return fake_qmp_error("CommandNotFound",
+                              "The command block-job-change has not been"
+                              " found");
+    }
+    if (job == NULL) {
+        return fake_qmp_error("DeviceNotActive", "Block job not found");
+    }
+    if (job->status == FAKE_CONCLUDED) {
+        return refuse_verb(job, "change");
+    }
+    job->blocking = true;
     return json_object();
 }
 
@@ -354,6 +383,7 @@ json_t *fake_vm_jobs(struct fake_vm *vm, const char *command,
         fake_command_fn *fn;
     } commands[] = {
         {"block-job-cancel", block_job_cancel},
+        {"block-job-change", block_job_change},
         {"blockdev-create",  blockdev_create },
         {"blockdev-mirror",  blockdev_mirror },
         {"drive-mirror",     drive_mirror    },

@@ -14,7 +14,7 @@ static json_t *look_block(const struct fake_vm *vm);
 static json_t *look_jobs(const struct fake_vm *vm);
 static json_t *look_block_jobs(const struct fake_vm *vm);
 static json_t *look_edges(const struct fake_vm *vm);
-static json_t *look_schema(void);
+static json_t *look_schema(const struct fake_vm *vm);
 
 const char *fake_vm_status_name(enum fake_status status)
 {
@@ -44,7 +44,7 @@ json_t *fake_vm_look(struct fake_vm *vm, const char *command)
         return look_edges(vm);
     }
     if (str_eq(command, "query-qmp-schema")) {
-        return look_schema();
+        return look_schema(vm);
     }
     if (str_eq(command, "query-blockstats")) {
         return json_array();
@@ -130,17 +130,23 @@ static json_t *look_block(const struct fake_vm *vm)
     return list;
 }
 
+static int done_of(const struct fake_vm *vm, const struct fake_job *job)
+{
+    bool behind = vm->changes_jobs && job->mirror && !job->synced;
+    return job->status < FAKE_READY ? 0 : behind ? 3072 : 4096;
+}
+
 static json_t *look_jobs(const struct fake_vm *vm)
 {
     json_t *list = json_array();
     for (unsigned i = 0; i < FAKE_JOBS; i++) {
         const struct fake_job *job = &vm->jobs[i];
         if (job->used) {
-            json_t *json = json_pack(
-                "{s:s, s:s, s:s, s:i, s:i}", "id", job->id, "type",
-                job->mirror ? "mirror" : "create", "status",
-                fake_vm_status_name(job->status), "current-progress",
-                job->status >= FAKE_READY ? 4096 : 0, "total-progress", 4096);
+            json_t *json =
+                json_pack("{s:s, s:s, s:s, s:i, s:i}", "id", job->id, "type",
+                          job->mirror ? "mirror" : "create", "status",
+                          fake_vm_status_name(job->status), "current-progress",
+                          done_of(vm, job), "total-progress", 4096);
             if (*job->error != '\0') {
                 (void)json_object_set_new(json, "error",
                                           json_string(job->error));
@@ -157,14 +163,17 @@ static json_t *look_block_jobs(const struct fake_vm *vm)
     for (unsigned i = 0; i < FAKE_JOBS; i++) {
         const struct fake_job *job = &vm->jobs[i];
         if (job->used && job->mirror) {
-            (void)json_array_append_new(
-                list,
-                json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:i}", "device",
-                          job->id, "type", "mirror", "status",
-                          fake_vm_status_name(job->status), "io-status", "ok",
-                          "paused", job->status == FAKE_PENDING, "ready",
-                          job->status == FAKE_READY, "auto-finalize",
-                          job->auto_finalize, "speed", 0));
+            json_t *json = json_pack(
+                "{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:i}", "device", job->id,
+                "type", "mirror", "status", fake_vm_status_name(job->status),
+                "io-status", "ok", "paused", job->status == FAKE_PENDING,
+                "ready", job->status == FAKE_READY, "auto-finalize",
+                job->auto_finalize, "speed", 0);
+            if (vm->changes_jobs) {
+                (void)json_object_set_new(json, "actively-synced",
+                                          json_boolean(job->synced));
+            }
+            (void)json_array_append_new(list, json);
         }
     }
     return list;
@@ -236,7 +245,21 @@ static json_t *look_edges(const struct fake_vm *vm)
 }
 
 /* Only what the plan asks for: commands, and the drivers of blockdev-add. */
-static json_t *look_schema(void)
+/* As 8.2 has it: a variant of mirrors. */
+static void add_change(json_t *schema)
+{
+    json_auto_t *change = json_pack(
+        "[{s:s, s:s, s:s, s:s}, {s:s, s:s, s:[], s:s, s:[{s:s, s:s}]},"
+        " {s:s, s:s, s:[{s:s, s:s}]}]",
+        "name", "block-job-change", "meta-type", "command", "arg-type",
+        "change", "ret-type", "none", "name", "change", "meta-type", "object",
+        "members", "tag", "type", "variants", "case", "mirror", "type",
+        "change-mirror", "name", "change-mirror", "meta-type", "object",
+        "members", "name", "copy-mode", "type", "drivers");
+    (void)json_array_extend(schema, change);
+}
+
+static json_t *look_schema(const struct fake_vm *vm)
 {
     static const char *const commands[] = {
         "blockdev-add",    "blockdev-create", "blockdev-del",
@@ -258,6 +281,9 @@ static json_t *look_schema(void)
             schema, json_pack("{s:s, s:s, s:s, s:s}", "name", commands[i],
                               "meta-type", "command", "arg-type",
                               i == 0 ? "add" : "none", "ret-type", "none"));
+    }
+    if (vm->changes_jobs) {
+        add_change(schema);
     }
     return schema;
 }

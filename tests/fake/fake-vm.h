@@ -59,9 +59,11 @@ struct fake_device {
 struct fake_job {
     bool used;
     char id[FAKE_NAME];
-    bool mirror; /* else create */
-    bool soft;   /* told to end without a pivot */
-    bool twin;   /* copies what is written from now on, at once */
+    bool mirror;   /* else create */
+    bool soft;     /* told to end without a pivot */
+    bool twin;     /* copies what is written from now on, at once */
+    bool blocking; /* copy-mode */
+    bool synced;   /* actively-synced */
     enum fake_status status;
     bool auto_finalize;
     int source, target, filter, replaced;
@@ -124,6 +126,8 @@ struct fake_vm {
     bool dead;
     bool never_gate;      /* streams go on for ever */
     bool never_ends;      /* a mirror that was told to end does not */
+    bool changes_jobs;    /* 8.2: block-job-change, and jobs tell of it */
+    bool stays_behind;    /* then mirrors are READY, and never equal */
     bool never_told;      /* that its peer has all: their cable is cut */
     bool keeps_old_state; /* 10.0: a paused guest is 'paused' again */
     struct fake_qmp *qmp; /* set by the owner, for events */

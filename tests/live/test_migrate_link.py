@@ -5,6 +5,8 @@ no acknowledged write is lost."""
 import signal
 
 from lab.link import FarPair
+from lab.proc import wait_for
+from lab.qpivot import PARKED, UNREACHABLE
 from lab.runner import timeout
 from test_migrate import LESS, SLOW, assert_gone_over, assert_stayed
 
@@ -27,9 +29,14 @@ def at_home(pair):
 
 
 def settle(pair, *wheres, **kw):
-    """The cable is mended; recover ends it, and the guest is in one place."""
+    """The cable is mended; recover ends it, as soon as it reaches both, and the
+    guest is in one place."""
+    def recover():
+        r = pair.recover(**kw)
+        assert len(pair.runs_at()) <= 1, r
+        return None if r.rc in (PARKED, UNREACHABLE) else r
     pair.link.mend()
-    r = pair.recover(**kw)
+    r = wait_for("recover to reach both hosts", recover, 100, every=1)
     where = pair.runs_at()
     print("recover", r.rc, r.last.get("event"), where)
     assert r.rc == 0 and len(where) == 1 and where[0] in wheres, (r, where)
@@ -47,6 +54,19 @@ def test_from_host_to_host(lab):
         pair = FarPair(lab, ["raw", "qcow2"], to={"d0": "qcow2"}, engine=engine)
         assert_gone_over(pair, pair.migrate())
         pair.dst.stop()
+
+
+@timeout(180)
+def test_a_slow_cable_holds_nobody_up(lab):
+    """The guest dirties its disk faster than the cable takes it: by the time
+    that it is stopped there is nothing left to copy."""
+    pair = FarPair(lab, ["raw"], to={"d0": "raw"}, engine="source")
+    pair.link.slow("64mbit")
+    r = pair.migrate("--downtime-limit", "1000")
+    why = [e["reason"] for e in r.named("ready") if "reason" in e]
+    print(why, r.last["phases"])
+    assert len(why) == 1 and "nothing is left" in why[0], r
+    assert_gone_over(pair, r)
 
 
 @timeout(180)

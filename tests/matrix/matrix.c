@@ -209,9 +209,9 @@ static void baseline(enum engine_verb verb, struct baseline *ret)
     memcpy(ret->tags, world->store->tags, sizeof(ret->tags));
     char text[VERDICT_TEXT];
     const char *problem = judge(text);
-    enum qpivot_outcome wanted = verb == ENGINE_RUN && !matrix.scenario->cut
-                                     ? QPIVOT_DONE
-                                     : QPIVOT_FAILED;
+    bool stays = matrix.scenario->cut || matrix.scenario->behind;
+    enum qpivot_outcome wanted =
+        verb == ENGINE_RUN && !stays ? QPIVOT_DONE : QPIVOT_FAILED;
     if (problem == NULL && ret->told.outcome != wanted) {
         (void)snprintf(text, sizeof(text), "outcome %d: %.200s",
                        (int)ret->told.outcome, ret->told.why);

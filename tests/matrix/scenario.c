@@ -116,6 +116,17 @@ const struct scenario scenarios[] = {
      .cut = true,
      .abort_at = "mirror-end",
      .targets = {"nbd"}},
+    {.name = "migrate-active", .operation = &migrate_operation,
+     .n_disks = 2, .thin = 3, .thin_lost = 4,
+     .active = true,
+     .abort_at = "backlog",
+     .targets = {"nbd", "nbd"}},
+    {.name = "migrate-behind", .operation = &migrate_operation,
+     .n_disks = 2, .thin = 3, .thin_lost = 4,
+     .active = true,
+     .behind = true,
+     .abort_at = "backlog",
+     .targets = {"nbd", "share"}},
 };
 
 /* clang-format on */
@@ -197,6 +208,8 @@ void scenario_prepare(const struct scenario *scenario, struct world *world)
         node->persistent = in_images(scenario);
     }
     world->vm->runstate = scenario->paused ? FAKE_PAUSED : FAKE_RUNS;
+    world->vm->changes_jobs = scenario->active;
+    world->vm->stays_behind = scenario->behind;
     world->vm->never_told = scenario->cut;
     world->vm->keeps_old_state = scenario->old_state;
     if (scenario->tls) {

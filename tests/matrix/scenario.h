@@ -25,6 +25,8 @@ struct scenario {
     bool existing;      /* the last target is there before */
     bool autostart;     /* the destination was started without -S */
     bool old_state;     /* QEMU 10's way with a paused guest */
+    bool active;        /* QEMU 8.2: mirrors become write-blocking */
+    bool behind;        /* ... and are never equal */
     bool cut;           /* between them, when the destination has all */
     bool window;        /* with an undo window */
     bool tls;           /* by certificates, of one client name only */

@@ -360,6 +360,11 @@ static bool migrate_is_told(struct world *world,
     bool over = fake_vm_holds_guest(world->dst_vm);
     bool back = asked == SOURCE && told->outcome == QPIVOT_FAILED;
     bool both = over && fake_vm_holds_guest(world->vm);
+    if (both && scenario->cut && told->outcome != QPIVOT_DONE &&
+        world->dst_vm->runstate == FAKE_PAUSED) {
+        /* What the source could not hand over it keeps; the other waits. */
+        return is_whole(world, scenario, false, text);
+    }
     if (both || told->outcome == QPIVOT_DONE || (back && over)) {
         return against(text, "outcome %d, at the %s: %s (%.200s)",
                        (int)told->outcome, over ? "destination" : "source",

@@ -200,6 +200,28 @@ Test(migrate, a_mirror_that_cannot_change_waits_for_both_sides_from_the_start)
     cr_assert_eq(n_commands("block-job-change"), 0);
 }
 
+Test(migrate, a_mirror_that_can_change_does_so_once_it_is_ready)
+{
+    two_disks();
+    options.flags |= QPIVOT_DRY_RUN;
+    vms[0]->changes_jobs = true;
+    run();
+    const char *mode = json_string_value(
+        json_object_get(command("blockdev-mirror"), "copy-mode"));
+    cr_assert_str_eq(mode, "background");
+    cr_assert_eq(n_commands("block-job-change"), 1);
+}
+
+Test(migrate, mirrors_that_became_equal_end)
+{
+    two_disks();
+    vms[0]->changes_jobs = true;
+    run();
+    cr_assert_eq(outcome, QPIVOT_DONE);
+    cr_assert_eq(fake_qmp_count(qmps[0], "block-job-change"), 1);
+    cr_assert_str_eq(store->violation, "");
+}
+
 static json_int_t planned_downtime(void)
 {
     return json_integer_value(

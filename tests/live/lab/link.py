@@ -35,6 +35,11 @@ class Link:
         """The command that cuts the cable ("down"), or mends it ("up")."""
         return ["ip", "-n", self.names["destination"], "link", "set", "cable", state]
 
+    def slow(self, rate):
+        """What leaves the source from now on: so much, as tc(8) has it."""
+        run(["tc", "-n", self.names["source"], "qdisc", "add", "dev", "cable", "root",
+             "tbf", "rate", rate, "burst", "64kb", "latency", "50ms"])
+
     def cut(self):
         run(self.switch("down"))
 
