@@ -210,6 +210,23 @@ static json_t *format_node(const struct graph_disk *disk, const char *format)
     return node;
 }
 
+/*
+ * What is not there yet cannot be opened: the device stands on a node of the
+ * same size until 'qpivot migrate', given the same words, has made it.
+ */
+static int describe_placeholder(const struct graph_disk *disk,
+                                struct argv_disk *ret)
+{
+    ret->node = json_pack("{s:s, s:I, s:b}", "driver", "null-co", "size",
+                          (json_int_t)disk->size, "read-zeroes", 1);
+    return ret->node != NULL ? 0 : -ENOMEM;
+}
+
+static bool is_made_later(const struct volume *volume)
+{
+    return !volume->existing && (volume->ops->flags & BACKEND_CREATES) != 0;
+}
+
 static int describe(const struct graph_disk *disk, const char *target,
                     struct argv_disk *ret, struct err **errp)
 {
@@ -224,6 +241,9 @@ static int describe(const struct graph_disk *disk, const char *target,
                    : err_set(errp, r, disk->device->label,
                              "'%s' is not a volume that qpivot can describe",
                              disk->protocol->filename);
+    }
+    if (target != NULL && is_made_later(volume)) {
+        return describe_placeholder(disk, ret);
     }
     bool qcow2 = target != NULL ? volume->format == FORMAT_QCOW2
                                 : str_eq(disk->format, "qcow2");

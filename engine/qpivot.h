@@ -179,7 +179,10 @@ struct qpivot_migrate_options {
     size_t size;
     const char *qmp; /* the source, as above */
     const char *to;  /* the destination: QEMU with -incoming defer -S */
-    /* 'target' is "share" or "nbd"; disks left out are decided on. */
+    /*
+     * 'target' is "share", "nbd", "direct", or a URI that takes the place of
+     * the destination's placeholder; disks left out are decided on.
+     */
     const struct qpivot_disk *disks;
     unsigned n_disks;
     unsigned flags;

@@ -129,12 +129,13 @@ static int set_text(char **text, const char *value)
 static int fill_rest(struct plan_disk *disk)
 {
     char **const texts[] = {
-        &disk->device,   &disk->drive,       &disk->root,
-        &disk->replaces, &disk->active,      &disk->protocol,
-        &disk->from,     &disk->from_format, &disk->source_identity,
-        &disk->to,       &disk->format,      &disk->legacy_name,
-        &disk->sync,     &disk->reason,      &disk->copy_mode,
-        &disk->how,      &disk->dst_node,    &disk->disk};
+        &disk->device,     &disk->drive,       &disk->root,
+        &disk->replaces,   &disk->active,      &disk->protocol,
+        &disk->from,       &disk->from_format, &disk->source_identity,
+        &disk->to,         &disk->format,      &disk->legacy_name,
+        &disk->sync,       &disk->reason,      &disk->copy_mode,
+        &disk->how,        &disk->dst_node,    &disk->disk,
+        &disk->placeholder};
     json_t **const arrays[] = {&disk->source_nodes, &disk->bitmaps,
                                &disk->known_bitmaps};
     json_t **const objects[] = {&disk->before, &disk->file_options,

@@ -384,11 +384,28 @@ static void look_graph(struct act *act)
 
 /* --- deciding --- */
 
+/*
+ * The mirror of a disk that its source writes at once looks like a move's; but
+ * only a migration sets this, right after its claim.
+ */
+static bool is_migration(const struct adopt *adopt)
+{
+    size_t i;
+    json_t *name;
+    json_array_foreach(adopt->capabilities, i, name) {
+        if (str_eq(json_string_value(name), "pause-before-switchover")) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Whether the pivot may have begun: then its probe decides, and nobody else. */
 static bool has_begun(const struct adopt *adopt, const struct plan *plan)
 {
     for (unsigned i = 0; i < plan->n_disks; i++) {
-        if (adopt->disks[i].uses_target || adopt->disks[i].finishing) {
+        if (adopt->disks[i].uses_target ||
+            (adopt->disks[i].finishing && !is_migration(adopt))) {
             return true;
         }
     }
@@ -408,7 +425,7 @@ static const char *why_back(const struct adopt *adopt, const struct plan *plan)
     for (unsigned i = 0; i < plan->n_disks; i++) {
         const struct adopt_disk *disk = &adopt->disks[i];
         drive_mirror = drive_mirror || plan->disks[i].drive_mirror;
-        if (disk->client) {
+        if (disk->client || is_migration(adopt)) {
             return "it is a migration that has not handed the guest over";
         }
         if (!disk->copies || !disk->uses_source) {

@@ -138,13 +138,22 @@ static void decide_how(struct op *op, struct plan_disk *disk,
                         "cannot be shared: '%s' is another storage at the"
                         " destination",
                         there->protocol->filename);
+    } else if (str_eq(how, "share") && !read_only &&
+               migrate_grows_unseen(there->protocol->driver, there->format)) {
+        migrate_problem(op, -ENOTSUP, disk->disk,
+                        "cannot be shared: '%s' is an image that grows, and"
+                        " the destination's QEMU would not see what has been"
+                        " written behind its end since it was opened; mount"
+                        " that storage and use the file, or give the"
+                        " destination a volume of its own",
+                        there->protocol->filename);
     } else if (str_eq(how, "share") && same == MIGRATE_UNPROVED) {
         struct migrate_request *request = op_request(op);
         migrate_note(request,
                      "%s: the destination calls it '%s': that it is the same"
                      " storage is taken from you",
                      disk->disk, there->protocol->filename);
-    } else if (str_eq(how, "nbd") && same == MIGRATE_SAME) {
+    } else if (!str_eq(how, "share") && same == MIGRATE_SAME) {
         migrate_problem(op, -EINVAL, disk->disk,
                         "source and destination are the same: '%s'",
                         there->protocol->filename);
@@ -194,6 +203,18 @@ static void match_disk(struct op *op, struct plan_disk *disk,
                         read_only ? "read-only" : "writable",
                         device->read_only ? "read-only" : "writable");
     }
+    if (*disk->to != '\0') {
+        migrate_match_target(op, disk, there);
+        check_lost(op, disk);
+        return;
+    }
+    if (migrate_is_placeholder(there)) {
+        migrate_problem(op, -ENODEV, disk->disk,
+                        "the destination's device stands on a placeholder:"
+                        " name what it is to get by --disk %s=TARGET",
+                        disk->disk);
+        return;
+    }
     (void)volume_from_node(there->protocol->driver, there->protocol->filename,
                            &volume);
     replace(&disk->to,
@@ -202,9 +223,45 @@ static void match_disk(struct op *op, struct plan_disk *disk,
     replace(&disk->format, there->format);
     replace(&disk->dst_node, there->active->name);
     decide_how(op, disk, there, read_only);
-    if (str_eq(disk->how, "nbd")) {
+    if (str_eq(disk->how, "nbd") || str_eq(disk->how, "direct")) {
         match_copy(op, disk, there);
     }
+    if (str_eq(disk->how, "direct")) {
+        migrate_match_direct(op, disk, there);
+    }
+}
+
+/* A medium that only one side has: the guest sees it change, and no write. */
+static void match_empty(struct op *op, struct plan_disk *disk,
+                        const struct graph_device *device)
+{
+    bool read_only = json_is_true(json_object_get(disk->before, "read_only"));
+    if (!device->removable || !read_only) {
+        migrate_problem(op, -ENOMEDIUM, disk->disk,
+                        "the destination's device is empty");
+        return;
+    }
+    replace(&disk->how, "skip");
+    replace(&disk->reason, "the destination's drive is empty: the guest finds"
+                           " no medium there");
+}
+
+/* Whether the source has the device, without a medium. */
+static bool is_empty_there(struct op *op, const struct graph_device *device)
+{
+    struct migrate_request *request = op_request(op);
+    size_t i;
+    json_t *key;
+    json_array_foreach(request->empty, i, key) {
+        if (str_eq(json_string_value(key), device->key)) {
+            migrate_note(request,
+                         "%s: no medium at the source, the guest finds the"
+                         " destination's: skipped",
+                         device->label);
+            return true;
+        }
+    }
+    return false;
 }
 
 void migrate_match_disks(struct op *op, const struct graph *graph)
@@ -223,8 +280,7 @@ void migrate_match_disks(struct op *op, const struct graph *graph)
             migrate_problem(op, -ENODEV, disk->disk,
                             "the destination has no such device");
         } else if (device->empty || device->root == NULL) {
-            migrate_problem(op, -ENOMEDIUM, disk->disk,
-                            "the destination's device is empty");
+            match_empty(op, disk, device);
         } else {
             match_disk(op, disk, graph, device);
         }
@@ -236,7 +292,7 @@ void migrate_match_disks(struct op *op, const struct graph *graph)
         for (unsigned k = 0; !known && k < plan->n_disks; k++) {
             known = str_eq(plan->disks[k].device, devices[i].key);
         }
-        if (!known) {
+        if (!known && !is_empty_there(op, &devices[i])) {
             migrate_problem(op, -ENODEV, devices[i].label,
                             "the source has no such device, the destination"
                             " has");

@@ -19,6 +19,7 @@ enum {
     FREEZE_LIMIT_MS = 5000,
     DOWNTIME_LIMIT_MS = 300, /* QEMU's default */
     COMMAND_TIMEOUT_MS = 30000,
+    TARGET_TIMEOUT_MS = 300000,
     N_DISKS_MAX = 64,
     PORT_FIRST = 61000, /* above what Linux gives to clients by itself */
     N_PORTS = 4096,
@@ -43,12 +44,9 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
                        N_DISKS_MAX, options->n_disks);
     }
     for (unsigned i = 0; i < options->n_disks; i++) {
-        const char *how = options->disks[i].target;
-        if (!str_eq(how, "share") && !str_eq(how, "nbd")) {
-            int r = err_set(errp, -ENOTSUP, options->disks[i].disk,
-                            "'%s' is neither 'share' nor 'nbd'", how);
-            err_hint(errp, "start the destination with a disk of the same size"
-                           " and say 'nbd' to have it filled");
+        int r = migrate_target_check(options->disks[i].disk,
+                                     options->disks[i].target, errp);
+        if (r < 0) {
             return r;
         }
     }
@@ -73,6 +71,7 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
                                    ? options->command_timeout_ms
                                    : COMMAND_TIMEOUT_MS;
     plan->copy_mode = QPIVOT_COPY_AUTO;
+    plan->target_timeout_ms = TARGET_TIMEOUT_MS;
     request->flags = options->flags;
     request->bandwidth = options->bandwidth;
     request->downtime_limit_ms = options->downtime_limit_ms;
@@ -80,6 +79,7 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
     request->xbzrle_cache = options->xbzrle_cache;
     request->asked = migrate_options_asked(options);
     request->notes = json_array();
+    request->empty = json_array();
     request->src = json_object();
     request->dst = json_object();
     *ret_plan = TAKE_PTR(plan);
@@ -98,7 +98,9 @@ void migrate_request_free(void *data)
         free(request->wants[i].how);
     }
     free(request->wants);
+    free(request->looks);
     json_decref(request->notes);
+    json_decref(request->empty);
     json_decref(request->src);
     json_decref(request->dst);
     free(request);
@@ -259,14 +261,16 @@ static int fill_disk(struct plan_disk *disk, const struct graph *graph,
     }
     disk->size = found->size;
     disk->target_size = found->size;
-    disk->to = dup_text(NULL);
+    bool target = how != NULL && migrate_is_target(how);
+    disk->to = dup_text(target ? how : NULL);
     disk->format = dup_text(NULL);
     disk->legacy_name = dup_text(NULL);
     disk->sync = dup_text("full");
     disk->reason = dup_text(NULL);
     disk->copy_mode = dup_text(backlog_copy_mode(can_switch));
-    disk->how = dup_text(how);
+    disk->how = dup_text(target ? NULL : how);
     disk->dst_node = dup_text(NULL);
+    disk->placeholder = dup_text(NULL);
     return disk->disk != NULL && disk->device != NULL && disk->root != NULL &&
                    disk->how != NULL && disk->from != NULL &&
                    disk->before != NULL
@@ -284,6 +288,7 @@ static bool is_disk(struct op *op, const struct graph_device *device)
     }
     if (device->empty || device->root == NULL) {
         migrate_note(request, "%s: no medium: skipped", device->label);
+        (void)json_array_append_new(request->empty, json_string(device->key));
         return false;
     }
     return true;
@@ -307,7 +312,9 @@ static void source_on_graph(struct act *act, const struct err *err,
     for (unsigned i = 0; i < n; i++) {
         n_disks += is_disk(op, &devices[i]);
     }
-    if (n_disks > N_DISKS_MAX || op_set_disks(op, n_disks) < 0) {
+    request->looks = calloc(n_disks + 1, sizeof(*request->looks));
+    if (request->looks == NULL || n_disks > N_DISKS_MAX ||
+        op_set_disks(op, n_disks) < 0) {
         migrate_problem(op, -E2BIG, "source", "%u disks are too many", n_disks);
         n_disks = 0;
     }
@@ -487,7 +494,7 @@ static void decide_copies(struct op *op)
     const struct migrate_request *request = op_request(op);
     unsigned n_copied = 0;
     for (unsigned i = 0; i < plan->n_disks; i++) {
-        n_copied += str_eq(plan->disks[i].how, "nbd");
+        n_copied += plan_disk_is_mirrored(&plan->disks[i]);
     }
     if (n_copied > 0 && request->bandwidth != 0) {
         plan->speed = request->bandwidth / n_copied;
@@ -526,6 +533,7 @@ void migrate_decide(struct op *op)
     }
     decide_settings(op);
     migrate_check_options(op);
+    migrate_decide_targets(op);
     decide_copies(op);
     emit_plan(op);
 }
@@ -535,11 +543,11 @@ void migrate_decide(struct op *op)
 static json_t *describe(const struct plan_disk *disk)
 {
     json_t *bitmaps = json_array_size(disk->bitmaps) > 0 ? disk->bitmaps : NULL;
-    return json_pack("{s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:I, s:s*, s:O*}",
-                     "disk", disk->disk, "device", disk->device, "from",
-                     disk->from, "to", disk->to, "how", disk->how, "via",
-                     disk->how, "size", (json_int_t)disk->size, "reason",
-                     disk->reason, "bitmaps", bitmaps);
+    return json_pack(
+        "{s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:b, s:I, s:s*, s:O*}", "disk",
+        disk->disk, "device", disk->device, "from", disk->from, "to", disk->to,
+        "how", disk->how, "via", disk->how, "makes", disk->create, "size",
+        (json_int_t)disk->size, "reason", disk->reason, "bitmaps", bitmaps);
 }
 
 static void emit_plan(struct op *op)

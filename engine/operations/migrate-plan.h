@@ -14,8 +14,15 @@ struct qpivot_migrate_options;
 /* What the user said of a disk. */
 struct migrate_want {
     char *disk;
-    char *how; /* "share" or "nbd" */
+    char *how; /* "share", "nbd", "direct", or a target */
     bool met;  /* the source has it */
+};
+
+/* What was seen of a disk's target. */
+struct migrate_look {
+    bool looked; /* 'info' is filled in */
+    bool secret; /* QEMU needs one to open it */
+    struct volume_info info;
 };
 
 /* What a migration was asked for, beside its plan, and has seen so far. */
@@ -28,8 +35,10 @@ struct migrate_request {
     uint32_t asked; /* enum migrate_option */
     struct migrate_want *wants;
     unsigned n_wants;
+    struct migrate_look *looks; /* by disk */
     json_t *notes;
-    json_t *src; /* replies by command, see migrate_look */
+    json_t *empty; /* keys of the source's devices without a medium */
+    json_t *src;   /* replies by command, see migrate_look */
     json_t *dst;
     /* Nanoseconds of the loop's clock: the guest stops and goes on. */
     uint64_t stop_ns;
@@ -79,6 +88,28 @@ void migrate_match_bitmaps(struct op *op, struct plan_disk *disk,
                            const struct graph *graph);
 /* The capability: on where the stream carries some, else off. */
 void migrate_want_bitmaps(struct op *op);
+
+/* --- migrate-target.c: what is not there yet, or not as a disk --- */
+
+/* Whether 'how' is a target, and no word; -EINVAL with the reason. */
+int migrate_target_check(const char *disk, const char *how, struct err **errp);
+bool migrate_is_target(const char *how);
+/* Whether the destination's device stands on nothing, until it is given some */
+bool migrate_is_placeholder(const struct graph_disk *there);
+/* The disk's 'to' is to take a placeholder's stead. */
+void migrate_match_target(struct op *op, struct plan_disk *disk,
+                          const struct graph_disk *there);
+/* The source is to write the destination's own volume, without an export. */
+void migrate_match_direct(struct op *op, struct plan_disk *disk,
+                          const struct graph_disk *there);
+/* What there is already, where the plan can look. */
+step_fn migrate_look_target, migrate_look_secret, migrate_look_file;
+/* Each disk's source, where a target is written that was there before. */
+step_fn migrate_look_origin;
+step_when_fn migrate_overwrites, migrate_is_file_there;
+/* Whether a QEMU that has it open sees what another one appends to it. */
+bool migrate_grows_unseen(const char *driver, const char *format);
+void migrate_decide_targets(struct op *op);
 
 /* --- migrate-same.c --- */
 

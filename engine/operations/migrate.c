@@ -8,12 +8,15 @@
 #include "operations/migrate-plan.h"
 #include "qpivot.h"
 #include "run/claim.h"
+#include "steps/alive.h"
 #include "steps/backlog.h"
 #include "steps/bitmap.h"
+#include "steps/disk.h"
 #include "steps/export.h"
 #include "steps/mirror.h"
 #include "steps/persist.h"
 #include "steps/stream.h"
+#include "steps/target.h"
 #include "steps/tls.h"
 #include "steps/transport.h"
 
@@ -52,35 +55,87 @@ static const struct step migrate_steps[] = {
     {"sockets", "expect unix sockets beside the destination's monitor",
      sockets_expect, sockets_remove, NULL, transport_has_sockets, NULL,
      STEP_STORAGE},
+    /* Before the destination has it open: it ends before this is removed. */
+    {"target-create", "make the network volume under a name of ours",
+     disk_create, disk_remove, NULL, target_is_created, NULL,
+     COPY | STEP_STORAGE},
+    {"target-publish", "give it its name, unless that is taken",
+     disk_publish, NULL, NULL, target_is_created, NULL,
+     COPY | STEP_STORAGE},
     /* Before the copy: all of it is taken back before this is. */
     {"incoming", "let the destination listen for the stream",
      incoming_open, incoming_close, incoming_probe, NULL, incoming_command,
      DST},
     {"server", "start the destination's NBD server",
      server_start, server_undo, NULL, export_is_copied, server_command, DST},
+    {"target-make", "let the destination make the file",
+     target_make, target_unmake, NULL, target_is_made, target_make_command,
+     DST | COPY | STEP_OUTLIVES},
+    {"target-made", "let go of the job that has made it",
+     target_dismiss, NULL, NULL, target_is_made, NULL, DST | COPY},
+    {"target-secret", "give the source the secret that opens the volume",
+     disk_secret_add, disk_secret_del, NULL, target_has_direct_secret,
+     disk_secret_command, COPY},
+    {"target-file", "open the volume in the source",
+     disk_file_add, disk_file_del, disk_file_probe, target_is_direct,
+     disk_file_command, COPY},
+    {"target-direct", "open what the source will fill",
+     disk_node_add, disk_node_del, disk_node_probe, target_is_direct,
+     disk_node_command, COPY},
+    {"target-asked", "see that the volume answers, and what it is",
+     alive_learn, alive_return, NULL, target_is_direct, NULL,
+     COPY | STEP_STORAGE},
+    /* What the destination opens goes with it when there is a way back. */
+    {"destination-secret", "give the destination that secret",
+     disk_secret_add, NULL, NULL, target_needs_secret, disk_secret_command,
+     DST | COPY},
+    {"destination-file", "open the volume in the destination",
+     disk_file_add, NULL, disk_file_probe, target_is_attached,
+     disk_file_command, DST | COPY},
+    {"destination-activate", "let the waiting destination write to it",
+     export_activate, NULL, NULL, target_is_formatted,
+     export_activate_command, DST | COPY},
+    {"destination-format", "write the image's metadata",
+     disk_format, NULL, NULL, target_is_formatted, disk_format_command,
+     DST | COPY | STEP_LONG},
+    {"destination-node", "open what the guest will use",
+     disk_node_add, NULL, disk_node_probe, target_is_attached,
+     target_node_command, DST | COPY},
+    {"destination-attach", "put it in the placeholder's stead",
+     target_attach, NULL, NULL, target_is_attached, target_attach_command,
+     DST | COPY},
+    {"placeholder-drop", "let go of the placeholder",
+     target_drop, NULL, NULL, target_has_placeholder, target_drop_command,
+     DST | COPY},
     {"export", "export the destination's disk",
      export_add, export_del, export_probe, export_is_copied, export_command,
      DST | COPY},
     {"target-node", "open the export in the source",
      client_add, client_del, client_probe, export_is_copied, client_command,
      COPY},
-    {"mirror", "start to mirror the disk onto the export",
-     mirror_start, mirror_cancel, mirror_probe, export_is_copied,
+    {"mirror", "start to mirror the disk onto its target",
+     mirror_start, mirror_cancel, mirror_probe, copy_is_wanted,
      mirror_command, COPY},
     {"mirror-ready", "copy until source and target are equal",
-     mirror_ready, NULL, NULL, export_is_copied, NULL,
+     mirror_ready, NULL, NULL, copy_is_wanted, NULL,
      COPY | STEP_LONG | STEP_LOOKS},
     {"mirror-active", "from now on the guest's writes go to both sides",
      backlog_switch, NULL, NULL, backlog_may_switch, backlog_switch_command,
      COPY | STEP_REPEATS},
     {"backlog", "see that what is left fits into the downtime",
-     backlog_wait, NULL, NULL, export_is_copied, NULL, STEP_LONG | STEP_LOOKS},
+     backlog_wait, NULL, NULL, copy_is_wanted, NULL, STEP_LONG | STEP_LOOKS},
     {"check-disks", "see that nobody has changed the disks",
      copy_check, NULL, NULL, NULL, NULL, STEP_LOOKS},
     {"bitmaps-check", "see that the dirty bitmaps are as planned",
      bitmaps_check, bitmaps_keep, NULL, bitmaps_are_streamed, NULL, 0},
+    {"target-alive", "ask the volume once more, before the guest stands",
+     alive_prove, NULL, NULL, target_is_direct, NULL,
+     COPY | STEP_STORAGE | STEP_LOOKS},
     {"stream", "send the guest's memory, the guest still running",
      stream_start, stream_cancel, stream_probe, NULL, NULL, 0},
+    {"target-stay", "from here on the destination ends with its stream",
+     target_stay, target_unmake, NULL, target_is_made, NULL,
+     DST | COPY | STEP_OUTLIVES},
     {"bitmaps-arrive", "see that the destination takes the dirty bitmaps",
      bitmaps_arrive, NULL, NULL, bitmaps_are_streamed, NULL,
      DST | STEP_LONG | STEP_LOOKS},
@@ -94,7 +149,7 @@ static const struct step migrate_steps[] = {
     {"recheck-disks", "see that the disks are as planned still",
      copy_check, NULL, NULL, NULL, NULL, STEP_LOOKS},
     {"mirror-end", "end the mirror without a pivot, error-free",
-     copy_end, NULL, NULL, export_is_copied, copy_end_command,
+     copy_end, NULL, NULL, copy_is_wanted, copy_end_command,
      COPY | STEP_REPEATS},
     {"switchover", "let the source hand the guest over",
      switchover_run, NULL, switchover_probe, NULL, switchover_command,
@@ -116,6 +171,12 @@ static const struct step migrate_steps[] = {
     {"sockets-remove", "take the names of sockets of this host away",
      sockets_remove, NULL, NULL, transport_is_local, NULL,
      STEP_STORAGE | STEP_TIDY},
+    {"secret-drop-destination", "take that secret back",
+     disk_secret_del, NULL, NULL, target_needs_secret,
+     disk_secret_drop_command, DST | COPY | STEP_TIDY},
+    {"secret-drop", "take the source's back",
+     disk_secret_del, NULL, NULL, target_leaves_secret,
+     disk_secret_drop_command, COPY | STEP_TIDY},
     {"capabilities-restore", "set the destination's capabilities back",
      capabilities_restore, NULL, NULL, NULL, NULL, DST | STEP_TIDY},
     {"parameters-restore", "set its limits back",
@@ -150,6 +211,17 @@ static const struct step migrate_plan_steps[] = {
      migrate_look_source, NULL, NULL, NULL, NULL, 0},
     {"look-disks-destination", "read the destination's block graph",
      migrate_look_destination, NULL, NULL, NULL, NULL, DST},
+    {"look-targets", "see what there is on the network storage",
+     migrate_look_target, NULL, NULL, target_is_on_network, NULL,
+     COPY | STEP_STORAGE},
+    {"look-sources", "see what it must not be",
+     migrate_look_origin, NULL, NULL, migrate_overwrites, NULL,
+     COPY | STEP_STORAGE},
+    {"look-secrets", "see whether QEMU needs a key to open it",
+     migrate_look_secret, NULL, NULL, target_is_on_network, NULL,
+     COPY | STEP_STORAGE},
+    {"look-targets-destination", "see what there is on the destination's host",
+     migrate_look_file, NULL, NULL, migrate_is_file_there, NULL, DST | COPY},
 };
 /* clang-format on */
 
@@ -205,9 +277,9 @@ static json_t *migrate_result(struct op *op)
         const json_t *bytes =
             op_fact(op, "mirror-ready", (int)i, "bytes_copied");
         const json_t *seconds = op_fact(op, "mirror-ready", (int)i, "seconds");
-        json_t *json =
-            json_pack("{s:s, s:s, s:s, s:s}", "disk", disk->disk, "how",
-                      disk->how, "from", disk->from, "to", disk->to);
+        json_t *json = json_pack(
+            "{s:s, s:s, s:s, s:s, s:b}", "disk", disk->disk, "how", disk->how,
+            "from", disk->from, "to", disk->to, "made", disk->create);
         const json_t *bitmaps = op_fact(op, "prove-bitmaps", (int)i, "bitmaps");
         if (bitmaps != NULL) {
             (void)json_object_set_new(json, "bitmaps", json_deep_copy(bitmaps));

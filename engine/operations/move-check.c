@@ -374,62 +374,69 @@ void move_check_removal(struct op *op, const struct plan_disk *disk,
     }
 }
 
-void move_check_target(struct op *op, const struct plan_disk *disk,
-                       const struct volume *volume,
-                       const struct volume_info *info)
+int move_target_fits(const struct volume *volume,
+                     const struct volume_info *info, struct err **errp)
 {
-    struct err *err = NULL;
     bool creates = (volume->ops->flags & BACKEND_CREATES) != 0;
-    bool qcow2 = strcmp(disk->format, "qcow2") == 0;
+    bool qcow2 = volume->format == FORMAT_QCOW2;
+    int r = 0;
     if (info->exists && !volume->existing) {
-        (void)err_set(&err, -EEXIST, volume->name, "exists already");
-        err_hint(&err,
+        r = err_set(errp, -EEXIST, volume->name, "exists already");
+        err_hint(errp,
                  "choose another name, or append %sexisting=yes to have it"
                  " overwritten",
                  strchr(volume->uri, '?') != NULL ? "&" : "?");
     } else if (!info->exists && (volume->existing || !creates)) {
-        (void)err_set(&err, -ENOENT, volume->name, "does not exist");
-        err_hint(&err,
+        r = err_set(errp, -ENOENT, volume->name, "does not exist");
+        err_hint(errp,
                  creates ? "leave existing=yes out to have it made"
                          : "%s targets are not made by qpivot",
                  volume->ops->title);
     } else if (info->exists && info->read_only) {
-        (void)err_set(&err, -EROFS, volume->name, "is read-only");
+        r = err_set(errp, -EROFS, volume->name, "is read-only");
     } else if (!info->exists && info->read_only) {
-        (void)err_set(&err, -EACCES, volume->name,
-                      "cannot be made there: the storage lets us only read");
-        err_hint(&err, "give the user who is named in the URI the right to"
+        r = err_set(errp, -EACCES, volume->name,
+                    "cannot be made there: the storage lets us only read");
+        err_hint(errp, "give the user who is named in the URI the right to"
                        " write");
     } else if (info->exists && info->in_use) {
-        (void)err_set(&err, -EBUSY, volume->name, "is in use by %s",
-                      *info->in_use_by ? info->in_use_by : "somebody");
+        r = err_set(errp, -EBUSY, volume->name, "is in use by %s",
+                    *info->in_use_by ? info->in_use_by : "somebody");
     } else if (info->exists && info->no_flush) {
         /*
          * QEMU's mirror proves a target by its last flush; without one it
          * completes onto a connection that is dead (tried on 7.2 and 10.0).
          */
-        (void)err_set(&err, -ENOTSUP, volume->name,
-                      "its server takes no flush: QEMU would not notice that"
-                      " it is dead");
-        err_hint(&err, "use a server that offers flush, as qemu-nbd does");
+        r = err_set(errp, -ENOTSUP, volume->name,
+                    "its server takes no flush: QEMU would not notice that"
+                    " it is dead");
+        err_hint(errp, "use a server that offers flush, as qemu-nbd does");
     } else if (qcow2 && (volume->ops->flags & BACKEND_FORMATS) == 0) {
-        (void)err_set(&err, -ENOTSUP, volume->name,
-                      "%s targets hold raw data only", volume->ops->title);
+        r = err_set(errp, -ENOTSUP, volume->name,
+                    "%s targets hold raw data only", volume->ops->title);
     } else if (qcow2 && info->exists && info->has_backing) {
         /* Its holes would be zeroes for us, and the backing's later on. */
-        (void)err_set(&err, -EINVAL, volume->name,
-                      "is an image that names a backing file");
-        err_hint(&err, "have a new one made, or rebase it with 'qemu-img"
+        r = err_set(errp, -EINVAL, volume->name,
+                    "is an image that names a backing file");
+        err_hint(errp, "have a new one made, or rebase it with 'qemu-img"
                        " rebase -u -b \"\"' first");
     } else if (qcow2 && info->exists && info->format != FORMAT_QCOW2) {
-        (void)err_set(&err, -EINVAL, volume->name, "is no qcow2 image");
-        err_hint(&err, "use format=raw, or a new name");
+        r = err_set(errp, -EINVAL, volume->name, "is no qcow2 image");
+        err_hint(errp, "use format=raw, or a new name");
     }
-    if (err != NULL) {
+    return r;
+}
+
+void move_check_target(struct op *op, const struct plan_disk *disk,
+                       const struct volume *volume,
+                       const struct volume_info *info)
+{
+    struct err *err = NULL;
+    if (move_target_fits(volume, info, &err) < 0) {
         op_problem(op, err);
-        return;
+    } else {
+        check_sizes(op, disk, volume);
     }
-    check_sizes(op, disk, volume);
 }
 
 static void check_sizes(struct op *op, const struct plan_disk *disk,

@@ -39,6 +39,9 @@ void move_check_pairs(struct op *op);
 /* Also fills in what the check finds: bitmaps, layers. */
 void move_check_source(struct op *op, struct plan_disk *disk,
                        const struct graph_disk *found);
+/* A target by itself, its format decided: whether it can become one. */
+int move_target_fits(const struct volume *volume,
+                     const struct volume_info *info, struct err **errp);
 void move_check_target(struct op *op, const struct plan_disk *disk,
                        const struct volume *volume,
                        const struct volume_info *info);

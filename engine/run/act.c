@@ -501,6 +501,8 @@ static bool act_lacks_vm(struct act *act)
         act_probed(act, op->pivoted || (step->flags & STEP_PIVOT) != 0
                             ? PROBE_UNKNOWN
                             : PROBE_NOT_DONE);
+    } else if (act->mode == ACT_UNDO && (step->flags & STEP_OUTLIVES) != 0) {
+        return false;
     } else if (act->mode == ACT_UNDO || (step->flags & STEP_TIDY) != 0) {
         /*
          * What was in QEMU died with it. A destination out of reach has never

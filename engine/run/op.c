@@ -117,9 +117,11 @@ int op_load(const struct op_host *host, const struct operation *operation,
         r = err_set(errp, -EALREADY, id, "has no undo window, or it is over");
     }
     op_own(op, json_object_get(journalled, "records"));
-    bool volumes = !operation->no_volumes;
-    for (unsigned i = 0; r == 0 && volumes && i < plan->n_disks; i++) {
-        r = volume_parse(plan->disks[i].to, &op->volumes[i], errp);
+    for (unsigned i = 0; r == 0 && i < plan->n_disks; i++) {
+        const struct plan_disk *disk = &plan->disks[i];
+        if (!operation->no_volumes || plan_disk_has_volume(disk)) {
+            r = volume_parse(disk->to, &op->volumes[i], errp);
+        }
     }
     if (r == 0) {
         r = op_open_vms(op, errp);

@@ -54,7 +54,7 @@ struct operation {
      */
     int (*request)(struct op *op, const char *word, const json_t *args,
                    struct err **errp);
-    bool no_volumes; /* plan_disk.to is a text for people, no volume */
+    bool no_volumes; /* but those of plan_disk_has_volume() */
 };
 
 enum op_state {

@@ -38,24 +38,45 @@ struct field {
 
 /* The names are on-disk format (qpivot-journal): never renamed. */
 static const struct field disk_fields[] = {
-    DISK(disk, TEXT),           DISK(device, TEXT),
-    DISK(drive, TEXT),          DISK(root, TEXT),
-    DISK(replaces, TEXT),       DISK(active, TEXT),
-    DISK(protocol, TEXT),       DISK(from, TEXT),
-    DISK(from_format, TEXT),    DISK(source_identity, TEXT),
-    DISK(source_nodes, JSON),   DISK(before, JSON),
-    DISK(bitmaps, JSON),        DISK(known_bitmaps, JSON),
-    DISK(size, COUNT),          DISK(to, TEXT),
-    DISK(format, TEXT),         DISK(target_size, COUNT),
-    DISK(create, FLAG),         DISK(make_format, FLAG),
-    DISK(shim, FLAG),           DISK(secret, FLAG),
-    DISK(drive_mirror, FLAG),   DISK(nbd, FLAG),
-    DISK(legacy_name, TEXT),    DISK(file_options, JSON),
-    DISK(node_options, JSON),   DISK(copy_options, JSON),
-    DISK(image, FLAG),          DISK(sync, TEXT),
-    DISK(target_is_zero, FLAG), DISK(reason, TEXT),
-    DISK(copy_mode, TEXT),      DISK_LATER(how, TEXT),
-    DISK_LATER(dst_node, TEXT), DISK_LATER(from_blockdevs, JSON),
+    DISK(disk, TEXT),
+    DISK(device, TEXT),
+    DISK(drive, TEXT),
+    DISK(root, TEXT),
+    DISK(replaces, TEXT),
+    DISK(active, TEXT),
+    DISK(protocol, TEXT),
+    DISK(from, TEXT),
+    DISK(from_format, TEXT),
+    DISK(source_identity, TEXT),
+    DISK(source_nodes, JSON),
+    DISK(before, JSON),
+    DISK(bitmaps, JSON),
+    DISK(known_bitmaps, JSON),
+    DISK(size, COUNT),
+    DISK(to, TEXT),
+    DISK(format, TEXT),
+    DISK(target_size, COUNT),
+    DISK(create, FLAG),
+    DISK(make_format, FLAG),
+    DISK(shim, FLAG),
+    DISK(secret, FLAG),
+    DISK(drive_mirror, FLAG),
+    DISK(nbd, FLAG),
+    DISK(legacy_name, TEXT),
+    DISK(file_options, JSON),
+    DISK(node_options, JSON),
+    DISK(copy_options, JSON),
+    DISK(image, FLAG),
+    DISK(sync, TEXT),
+    DISK(target_is_zero, FLAG),
+    DISK(reason, TEXT),
+    DISK(copy_mode, TEXT),
+    DISK_LATER(how, TEXT),
+    DISK_LATER(dst_node, TEXT),
+    DISK_LATER(from_blockdevs, JSON),
+    DISK_LATER(attach, FLAG),
+    DISK_LATER(placeholder, TEXT),
+    DISK_LATER(made_there, FLAG),
 };
 
 static const struct field plan_fields[] = {
@@ -158,6 +179,18 @@ struct plan *plan_free(struct plan *plan)
         free(plan);
     }
     return NULL;
+}
+
+bool plan_disk_is_mirrored(const struct plan_disk *disk)
+{
+    const char *how = disk->how;
+    return how == NULL || *how == '\0' || str_eq(how, "nbd") ||
+           str_eq(how, "direct");
+}
+
+bool plan_disk_has_volume(const struct plan_disk *disk)
+{
+    return disk->attach || str_eq(disk->how, "direct");
 }
 
 json_t *plan_to_json(const struct plan *plan)

@@ -54,9 +54,17 @@ struct plan_disk {
     char *reason; /* why that sync, for people */
     char *copy_mode;
     /* another host: how it gets there */
-    char *how;      /* enum plan_how as text: "share" "nbd" "skip", or "" */
-    char *dst_node; /* what the destination's device uses: the export's */
+    char *how;         /* "share" "nbd" "direct" "skip", or "": no migration */
+    char *dst_node;    /* what the destination's device uses: the export's */
+    bool made_there;   /* a file of its host, which only its QEMU can make */
+    bool attach;       /* it is on a placeholder until we give it that node */
+    char *placeholder; /* the node that it is on till then, or "" */
 };
+
+/* Whether a mirror job copies it: all disks of a move, some of a migration. */
+bool plan_disk_is_mirrored(const struct plan_disk *disk);
+/* Whether a migration's 'to' is a volume, and not just a text for people. */
+bool plan_disk_has_volume(const struct plan_disk *disk);
 
 struct plan {
     char *kind; /* "move" */

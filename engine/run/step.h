@@ -53,6 +53,7 @@ enum step_flags {
     STEP_RETURN = 1 << 9,    /* of the table that an undo takes up instead */
     STEP_WINDOW = 1 << 10,   /* waits for nothing else than that, or its end */
     STEP_SPARE = 1 << 11,    /* after the pivot: failing is a warning */
+    STEP_OUTLIVES = 1 << 12, /* its undo bears a QEMU that is gone */
 };
 
 struct step {

@@ -124,7 +124,7 @@ static int look_at_all(struct act *act, const struct job_list *jobs,
         const struct plan_disk *disk = &plan->disks[i];
         struct name id = name_of(act_op_id(act), i, NAME_MIRROR);
         const struct job *job = job_list_find(jobs, id.text);
-        if (!export_is_copied(plan, disk)) {
+        if (!copy_is_wanted(plan, disk)) {
             (void)json_array_append_new(rates, json_integer(0));
             continue;
         }

@@ -28,6 +28,16 @@ bool export_is_copied(const struct plan *plan, const struct plan_disk *disk)
     return disk != NULL && str_eq(disk->how, "nbd");
 }
 
+bool copy_is_wanted(const struct plan *plan, const struct plan_disk *disk)
+{
+    for (unsigned i = 0; disk == NULL && i < plan->n_disks; i++) {
+        if (plan_disk_is_mirrored(&plan->disks[i])) {
+            return true;
+        }
+    }
+    return disk != NULL && plan_disk_is_mirrored(disk);
+}
+
 static json_t *inet(const struct plan *plan)
 {
     char port[PORT_MAX];
@@ -186,15 +196,21 @@ void server_undo(struct act *act)
 
 /* --- an export --- */
 
+static json_t *export_of(const char *op, const struct plan_disk *disk,
+                         const char *node)
+{
+    struct name id = name_of(op, disk->index, NAME_EXPORT);
+    return json_pack("{s:s, s:{s:s, s:s, s:s, s:s, s:b}}", "execute",
+                     "block-export-add", "arguments", "type", "nbd", "id",
+                     id.text, "node-name", node, "name", id.text, "writable",
+                     1);
+}
+
 json_t *export_command(const char *op, const struct plan *plan,
                        const struct plan_disk *disk)
 {
     (void)plan;
-    struct name id = name_of(op, disk->index, NAME_EXPORT);
-    return json_pack("{s:s, s:{s:s, s:s, s:s, s:s, s:b}}", "execute",
-                     "block-export-add", "arguments", "type", "nbd", "id",
-                     id.text, "node-name", disk->dst_node, "name", id.text,
-                     "writable", 1);
+    return export_of(op, disk, disk->dst_node);
 }
 
 void export_add(struct act *act)
@@ -246,6 +262,64 @@ static void probe_on_exports(struct act *act, const struct err *err,
 void export_probe(struct act *act)
 {
     act_qmp(act, "query-block-exports", NULL, probe_on_exports);
+}
+
+/* --- active for good --- */
+
+json_t *export_activate_command(const char *op, const struct plan *plan,
+                                const struct plan_disk *disk)
+{
+    (void)plan;
+    return export_of(op, disk, name_of(op, disk->index, NAME_FILE).text);
+}
+
+/* Why it was refused. */
+struct activating {
+    char desc[256];
+};
+
+static void activate_on_exports(struct act *act, const struct err *err,
+                                json_t *result)
+{
+    const struct activating *activating = act_scratch(act, sizeof(*activating));
+    struct name id = act_name(act, NAME_EXPORT);
+    _cleanup_err_ struct err *error = NULL;
+    if (err == NULL && !has_export(result, id.text)) {
+        (void)err_set_qmp(&error, act_disk(act)->disk, "block-export-add",
+                          "GenericError", activating->desc);
+        err = error;
+    }
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        export_look(act); /* from before a crash: it has done its work */
+    }
+}
+
+static void activate_on_added(struct act *act, const struct err *err,
+                              json_t *result)
+{
+    struct activating *activating = act_scratch(act, sizeof(*activating));
+    (void)result;
+    if (err == NULL) {
+        export_look(act);
+    } else if (err->code != -EREMOTEIO || activating == NULL) {
+        act_end(act, err);
+    } else {
+        (void)snprintf(activating->desc, sizeof(activating->desc), "%s",
+                       err->desc != NULL ? err->desc : "");
+        act_qmp(act, "query-block-exports", NULL, activate_on_exports);
+    }
+}
+
+/*
+ * What a waiting QEMU opens is inactive: "Block node is read-only", says a
+ * job that is to write metadata. An export makes it active, and its end not
+ * inactive again; blockdev-set-active would do that only since 10.0.
+ */
+void export_activate(struct act *act)
+{
+    act_command(act, activate_on_added);
 }
 
 /* --- the source's node --- */
@@ -353,8 +427,8 @@ int copy_jobs_check(const struct act *act, const json_t *jobs,
                 status = text_of(job, "status");
             }
         }
-        if (str_eq(plan->disks[k].how, "nbd") && !str_eq(status, "ready") &&
-            !str_eq(status, "standby")) {
+        if (plan_disk_is_mirrored(&plan->disks[k]) &&
+            !str_eq(status, "ready") && !str_eq(status, "standby")) {
             return err_set(errp, -ESTALE, plan->disks[k].disk,
                            "the mirror was ended by somebody else, or failed:"
                            " it is '%s'",
@@ -409,11 +483,18 @@ json_t *copy_end_command(const char *op, const struct plan *plan,
     (void)plan;
     struct name id = name_of(op, disk->index, NAME_MIRROR);
     struct name node = name_of(op, disk->index, NAME_TARGET);
-    return json_pack("[{s:s, s:{s:s, s:b}}, {s:s, s:{s:s}}, {s:s, s:{s:s}}]",
-                     "execute", "block-job-cancel", "arguments", "device",
-                     id.text, "force", 0, "execute", "job-dismiss", "arguments",
-                     "id", id.text, "execute", "blockdev-del", "arguments",
-                     "node-name", node.text);
+    json_t *commands = json_pack(
+        "[{s:s, s:{s:s, s:b}}, {s:s, s:{s:s}}, {s:s, s:{s:s}}]", "execute",
+        "block-job-cancel", "arguments", "device", id.text, "force", 0,
+        "execute", "job-dismiss", "arguments", "id", id.text, "execute",
+        "blockdev-del", "arguments", "node-name", node.text);
+    if (str_eq(disk->how, "direct")) {
+        struct name file = name_of(op, disk->index, NAME_FILE);
+        (void)json_array_append_new(
+            commands, json_pack("{s:s, s:{s:s}}", "execute", "blockdev-del",
+                                "arguments", "node-name", file.text));
+    }
+    return commands;
 }
 
 void copy_end(struct act *act)
@@ -435,17 +516,34 @@ static void end_on_asked(struct act *act, const struct err *err, json_t *result)
     }
 }
 
-static void end_on_dismissed(struct act *act, const struct err *err,
-                             json_t *result)
+static void end_node(struct act *act, enum name_what what, act_reply_fn *then)
+{
+    struct name name = act_name(act, what);
+    act_qmp(act, "blockdev-del", json_pack("{s:s}", "node-name", name.text),
+            then);
+}
+
+static void end_on_deleted(struct act *act, const struct err *err,
+                           json_t *result)
 {
     (void)result;
     if (err != NULL) {
         act_end(act, err);
     } else {
-        act_qmp(
-            act, "blockdev-del",
-            json_pack("{s:s}", "node-name", act_name(act, NAME_TARGET).text),
-            NULL);
+        end_node(act, NAME_FILE, NULL);
+    }
+}
+
+/* What the destination is about to use is closed here first, to the bottom. */
+static void end_on_dismissed(struct act *act, const struct err *err,
+                             json_t *result)
+{
+    bool direct = str_eq(act_disk(act)->how, "direct");
+    (void)result;
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        end_node(act, NAME_TARGET, direct ? end_on_deleted : NULL);
     }
 }
 

@@ -8,12 +8,17 @@
 #include "run/step.h"
 
 step_when_fn export_is_copied; /* the disk, or any disk of the plan */
+step_when_fn copy_is_wanted;   /* by an export, or without one */
 
 step_fn server_start, server_stop, server_undo;
 step_command_fn server_command, server_stop_command;
 
 step_fn export_add, export_del, export_probe;
 step_command_fn export_command;
+
+/* For a moment, and of its protocol node: so that a job may write to it. */
+step_fn export_activate;
+step_command_fn export_activate_command;
 
 step_fn client_add, client_del, client_probe;
 step_command_fn client_command;
@@ -23,6 +28,6 @@ step_fn copy_check;
 /* The same of 'jobs', as query-jobs tells them. */
 int copy_jobs_check(const struct act *act, const json_t *jobs,
                     struct err **errp);
-/* Ends the mirror without a pivot, error-free, and closes its node. */
+/* Ends the mirror without a pivot, error-free, and closes its nodes. */
 step_fn copy_end;
 step_command_fn copy_end_command;

@@ -298,8 +298,7 @@ static void follow_ready(struct act *act, const struct job *job,
     }
     follow_tell(act, job, "ready");
     for (unsigned i = 0; i < plan->n_disks; i++) {
-        const char *how = plan->disks[i].how;
-        if (how != NULL && *how != '\0' && !str_eq(how, "nbd")) {
+        if (!plan_disk_is_mirrored(&plan->disks[i])) {
             continue; /* of a migration, and not copied */
         }
         struct name id = name_of(act_op_id(act), i, NAME_MIRROR);

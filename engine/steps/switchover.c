@@ -353,5 +353,9 @@ static void disk_on_graph(struct act *act, const struct err *err,
 
 void guest_prove_disk(struct act *act)
 {
+    if (act_disk(act)->dst_node[0] == '\0') {
+        act_end(act, NULL); /* an empty drive */
+        return;
+    }
     act_graph(act, disk_on_graph);
 }

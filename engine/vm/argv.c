@@ -214,6 +214,23 @@ static void add_node(struct line *line, const json_t *options, const char *name,
     add(line, text != NULL ? text : "");
 }
 
+static void add_disk(struct line *line, const struct argv_disk *disk,
+                     const char *name)
+{
+    if (disk->file == NULL) {
+        add_node(line, disk->node, name, NULL);
+        return;
+    }
+    _cleanup_free_ char *file = str_printf("%s-file", name);
+    if (file == NULL || strlen(file) > 31) {
+        free(file);
+        file =
+            str_printf("disk%u-file", (unsigned)(disk - line->request->disks));
+    }
+    add_node(line, disk->file, file, NULL);
+    add_node(line, disk->node, name, file);
+}
+
 /*
  * The nodes get the name that the -device line, or the filter above, has
  * always used: neither needs a change.
@@ -272,14 +289,7 @@ static int replace_disk(struct line *line, const struct argv_disk *disk,
     } else {
         drop_nodes(line, name, 0);
     }
-    _cleanup_free_ char *file = str_printf("%s-file", name);
-    if (file == NULL || strlen(file) > 31) {
-        free(file);
-        file =
-            str_printf("disk%u-file", (unsigned)(disk - line->request->disks));
-    }
-    add_node(line, disk->file, file, NULL);
-    add_node(line, disk->node, name, file);
+    add_disk(line, disk, name);
     return 0;
 }
 

@@ -25,7 +25,8 @@ struct argv_disk {
     const char *device; /* of -device id= */
     /*
      * blockdev-add options of its file and format node, without node names;
-     * NULL: what the command line says is still so.
+     * both NULL: what the command line says is still so. A node that needs
+     * none below it has no 'file'.
      */
     json_t *file;
     json_t *node;

@@ -28,6 +28,7 @@ enum name_what {
     NAME_DIRTY0,  /* ...-dirty0           bitmaps of what the guest rewrites */
     NAME_DIRTY1,
     NAME_VOLUME, /* ...-new              a volume before it is published */
+    NAME_UNLINK, /* ...-unlink           a listening socket, see target.c */
     NAME_TWIN,   /* ...-twin             the mirror back, of the undo window */
     NAME_TWIN_TOP, /* ...-twin-top       that one's filter node */
 };

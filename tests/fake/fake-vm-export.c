@@ -142,6 +142,7 @@ static json_t *export_add(struct fake_vm *vm, const json_t *args)
         if (!export->used) {
             *export = (struct fake_export){.used = true, .node = node};
             (void)snprintf(export->id, sizeof(export->id), "%s", id);
+            vm->nodes[node].active = true;
             return json_object();
         }
     }

@@ -180,13 +180,22 @@ static json_t *blockdev_create(struct fake_vm *vm, const json_t *args)
     if (fake_vm_find_job(vm, id) != NULL) {
         return fake_vm_refuse("Job ID '%s' already in use", id);
     }
+    if (str_eq(text(options, "driver"), "file")) {
+        set_status(vm, add_job(vm, id, false), FAKE_CREATED);
+        return fake_vm_create_file(vm, options);
+    }
     if (volume == NULL) {
         return fake_vm_refuse("Cannot find device='' nor node-name='%s'",
                               text(options, "file"));
     }
-    volume->format_size =
-        (uint64_t)json_integer_value(json_object_get(options, "size"));
-    set_status(vm, add_job(vm, id, false), FAKE_CREATED);
+    struct fake_job *job = add_job(vm, id, false);
+    set_status(vm, job, FAKE_CREATED);
+    if (vm->runstate == FAKE_INMIGRATE && !vm->nodes[file].active) {
+        copy(job->error, sizeof(job->error), "Block node is read-only");
+    } else {
+        volume->format_size =
+            (uint64_t)json_integer_value(json_object_get(options, "size"));
+    }
     return json_object();
 }
 

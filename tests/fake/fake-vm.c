@@ -119,7 +119,7 @@ static void mark_volumes(struct fake_vm *vm)
     }
     for (unsigned i = 0; i < vm->n_devices && !vm->dead; i++) {
         struct store_volume *volume = fake_vm_volume(vm, i);
-        if (volume != NULL) {
+        if (volume != NULL && fake_vm_holds_guest(vm)) {
             volume->guest = true;
         }
     }
@@ -253,6 +253,9 @@ static json_t *blockdev_add(struct fake_vm *vm, const json_t *args)
     const char *path = text(args, "filename"), *file = text(args, "file");
     const char *key = text(args, "key-secret");
     int child = file != NULL ? fake_vm_find(vm, file) : FAKE_NOBODY;
+    if (json_object_get(args, "offset") != NULL) {
+        return fake_vm_look_for(vm, args);
+    }
     if (fake_vm_find(vm, name) != FAKE_NOBODY) {
         return fake_vm_refuse("Duplicate nodes with node-name='%s'", name);
     }
@@ -449,6 +452,9 @@ json_t *fake_vm_answer(void *data, const char *command, const json_t *args)
         answer = fake_vm_jobs(vm, command, args);
     }
     if (answer == NULL) {
+        answer = fake_vm_files(vm, command, args);
+    }
+    if (answer == NULL) {
         answer = fake_vm_exports(vm, command, args);
     }
     if (answer == NULL) {
@@ -469,6 +475,7 @@ struct fake_vm *fake_vm_new(struct store *store)
     }
     vm->store = store;
     vm->objects = json_object();
+    vm->chardevs = json_object();
     vm->stream.capabilities = json_object();
     vm->stream.parameters = fake_vm_default_parameters();
     copy(vm->shutdown, sizeof(vm->shutdown), "poweroff");
@@ -479,6 +486,7 @@ struct fake_vm *fake_vm_free(struct fake_vm *vm)
 {
     if (vm != NULL) {
         json_decref(vm->objects);
+        json_decref(vm->chardevs);
         json_decref(vm->stream.capabilities);
         json_decref(vm->stream.parameters);
         free(vm);
@@ -486,11 +494,34 @@ struct fake_vm *fake_vm_free(struct fake_vm *vm)
     return NULL;
 }
 
-void fake_vm_add_disk(struct fake_vm *vm, const char *path, bool qcow2,
-                      bool drive)
+static struct fake_device *add_device(struct fake_vm *vm, bool drive)
 {
     unsigned n = vm->n_devices++;
     struct fake_device *device = &vm->devices[n];
+    (void)snprintf(device->qdev, sizeof(device->qdev),
+                   "/machine/peripheral/vd%u/virtio-backend", n);
+    if (drive) {
+        (void)snprintf(device->drive, sizeof(device->drive), "drv%u", n);
+    }
+    return device;
+}
+
+void fake_vm_add_placeholder(struct fake_vm *vm, uint64_t size, bool drive)
+{
+    char name[FAKE_NAME];
+    (void)snprintf(name, sizeof(name), "fmt%u", vm->n_devices);
+    struct fake_device *device = add_device(vm, drive);
+    device->root = fake_vm_add_node(vm, drive ? NULL : name, "null-co",
+                                    FAKE_NOBODY, !drive);
+    vm->nodes[device->root].size = size;
+    fake_vm_settle(vm);
+}
+
+void fake_vm_add_disk(struct fake_vm *vm, const char *path, bool qcow2,
+                      bool drive)
+{
+    unsigned n = vm->n_devices;
+    struct fake_device *device = add_device(vm, drive);
     const struct store_volume *volume = store_find(vm->store, path);
     char file[FAKE_NAME], format[FAKE_NAME];
     (void)snprintf(file, sizeof(file), "file%u", n);
@@ -502,11 +533,6 @@ void fake_vm_add_disk(struct fake_vm *vm, const char *path, bool qcow2,
     device->root = fake_vm_add_node(vm, drive ? NULL : format,
                                     qcow2 ? "qcow2" : "raw", below, !drive);
     vm->nodes[device->root].size = qcow2 ? volume->format_size : volume->size;
-    (void)snprintf(device->qdev, sizeof(device->qdev),
-                   "/machine/peripheral/vd%u/virtio-backend", n);
-    if (drive) {
-        (void)snprintf(device->drive, sizeof(device->drive), "drv%u", n);
-    }
     fake_vm_settle(vm);
 }
 
@@ -537,9 +563,20 @@ static void tell_socket(json_t *list, const char *path)
     }
 }
 
+static void tell_all(json_t *list, const char *kind, json_t *by_id)
+{
+    const char *id;
+    json_t *value;
+    json_object_foreach(by_id, id, value) {
+        tell_left(list, kind, id);
+    }
+}
+
 json_t *fake_vm_leftovers(const struct fake_vm *vm)
 {
     json_t *list = json_array();
+    tell_all(list, "object", vm->objects);
+    tell_all(list, "chardev", vm->chardevs);
     for (int i = 0; i < FAKE_NODES; i++) {
         const struct fake_node *node = &vm->nodes[i];
         if (node->used && str_starts(node->name, "qpv-") &&
@@ -555,9 +592,6 @@ json_t *fake_vm_leftovers(const struct fake_vm *vm)
     const char *id;
     size_t n;
     json_t *object;
-    json_object_foreach(vm->objects, id, object) {
-        tell_left(list, "object", id);
-    }
     for (int i = 0; i < FAKE_NODES; i++) {
         const struct fake_node *node = &vm->nodes[i];
         for (unsigned k = 0; node->used && k < ARRAY_SIZE(node->ours); k++) {

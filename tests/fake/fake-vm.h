@@ -36,7 +36,8 @@ enum fake_status {
 
 struct fake_node {
     bool used;
-    bool owned; /* by the monitor: stays without parents */
+    bool owned;  /* by the monitor: stays without parents */
+    bool active; /* of a QEMU that waits for a guest: it was exported */
     char name[FAKE_NAME];
     char driver[16];
     char path[STORE_NAME]; /* of a protocol node: its volume */
@@ -135,7 +136,8 @@ struct fake_vm {
     struct fake_device devices[FAKE_DEVICES];
     unsigned n_devices;
     struct fake_job jobs[FAKE_JOBS];
-    json_t *objects; /* by id */
+    json_t *objects;  /* by id */
+    json_t *chardevs; /* paths of sockets that listen, by id */
     char shutdown[16];
     bool never_ready; /* mirrors run for ever */
     unsigned n_writes;
@@ -151,6 +153,9 @@ struct fake_vm *fake_vm_free(struct fake_vm *vm);
  */
 void fake_vm_add_disk(struct fake_vm *vm, const char *path, bool qcow2,
                       bool drive);
+
+/* The same on a placeholder, which is no volume. */
+void fake_vm_add_placeholder(struct fake_vm *vm, uint64_t size, bool drive);
 
 /* A fake_answer_fn; 'data' is the fake_vm. */
 json_t *fake_vm_answer(void *data, const char *command, const json_t *args);
@@ -203,6 +208,11 @@ json_t *fake_vm_stream(struct fake_vm *vm, const char *command,
                        const json_t *args);
 json_t *fake_vm_exports(struct fake_vm *vm, const char *command,
                         const json_t *args);
+/* fake-vm-file.c: files by their names */
+json_t *fake_vm_files(struct fake_vm *vm, const char *command,
+                      const json_t *args);
+json_t *fake_vm_look_for(struct fake_vm *vm, const json_t *args);
+json_t *fake_vm_create_file(struct fake_vm *vm, const json_t *options);
 /* fake-vm-bitmap.c */
 json_t *fake_vm_bitmaps(struct fake_vm *vm, const char *command,
                         const json_t *args);

@@ -462,6 +462,9 @@ static void on_event(void *data, const char *text)
     if (getenv("MATRIX_VERBOSE") != NULL) {
         (void)fprintf(stderr, "  %s\n", text);
     }
+    const char *message = json_string_value(json_object_get(json, "message"));
+    told->left = told->left ||
+                 (message != NULL && strstr(message, "left on the") != NULL);
     json_t *error = json_object_get(json, "error");
     if (error != NULL) {
         _cleanup_free_ char *why = json_dumps(error, JSON_COMPACT);

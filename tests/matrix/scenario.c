@@ -105,6 +105,22 @@ const struct scenario scenarios[] = {
      .flags = QPIVOT_UNIX,
      .abort_at = "mirror-end",
      .targets = {"nbd"}},
+    {.name = "migrate-made", .operation = &migrate_operation,
+     .n_disks = 2, .thin = 2, .thin_lost = 3,
+     .abort_at = "mirror-end",
+     .targets = {"/fake/dst0?format=qcow2", "/fake/dst1"}},
+    {.name = "migrate-direct", .operation = &migrate_operation,
+     .n_disks = 2, .thin = 2, .thin_lost = 3,
+     .abort_at = "mirror-end",
+     .targets = {"fake:/fake/dst0?key=yes",
+                 "fake:/fake/dst1?format=qcow2&key=yes"}},
+    {.name = "migrate-direct-drive", .operation = &migrate_operation,
+     .n_disks = 1, .thin = 3, .thin_lost = 5,
+     .drive = true,
+     .remote = true,
+     .flags = QPIVOT_KEEP_SOURCE,
+     .abort_at = "mirror-end",
+     .targets = {"fake:/fake/dst0?key=yes"}},
     {.name = "migrate-share", .operation = &migrate_operation,
      .n_disks = 2, .thin = 2, .thin_lost = 4,
      .old_state = true,
@@ -163,6 +179,10 @@ static void prepare_destination(const struct scenario *scenario,
     for (unsigned i = 0; i < scenario->n_disks; i++) {
         char path[STORE_NAME];
         bool copied = str_eq(scenario->targets[i], "nbd");
+        if (strchr(scenario->targets[i], '/') != NULL) {
+            fake_vm_add_placeholder(world->dst_vm, SIZE, scenario->drive);
+            continue;
+        }
         path_of(copied ? "dst" : "src", i, path);
         if (copied) {
             add_volume(scenario, world, path);

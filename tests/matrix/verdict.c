@@ -152,11 +152,31 @@ static bool guest_is(struct world *world, const struct scenario *scenario,
     return true;
 }
 
+/* A QEMU that has ended too early leaves the file that it made: that is told. */
+static bool made_is(struct world *world, const struct scenario *scenario,
+                    bool moved, char text[VERDICT_TEXT])
+{
+    for (unsigned i = 0; i < scenario->n_disks; i++) {
+        char target[STORE_NAME];
+        const char *given = scenario->targets[i];
+        bool file = *given == '/', there = strstr(given, "existing") != NULL;
+        path_of("dst", i, target);
+        bool has = store_find(world->store, target) != NULL;
+        bool made = file || str_starts(given, "fake:");
+        if (made && has != (moved || there) &&
+            !(has && file && world->told->left)) {
+            return against(text, "target %s is %s", target,
+                           has ? "still there" : "gone");
+        }
+    }
+    return true;
+}
+
 static bool storage_is(struct world *world, const struct scenario *scenario,
                        bool moved, char text[VERDICT_TEXT])
 {
     if (scenario_migrates(scenario)) {
-        return true; /* nothing is made, nothing removed */
+        return made_is(world, scenario, moved, text);
     }
     bool deleted = moved && (scenario->flags & QPIVOT_DELETE_SOURCE) != 0;
     unsigned n = 0;

@@ -18,7 +18,7 @@
 #include "run/journal.h"
 #include "run/op.h"
 
-enum { WORLD_STEPS = 64, WORLD_LOG = 1024, NO_DISK = -1 };
+enum { WORLD_STEPS = 96, WORLD_LOG = 1024, NO_DISK = -1 };
 
 enum side { SOURCE, DESTINATION, N_SIDES }; /* a move has a source only */
 
@@ -111,6 +111,7 @@ struct told {
     char state[16]; /* the journal's, of the last operation; "" for none */
     char why[256];
     char listed[96]; /* what doctor tells wrongly, or "" */
+    bool left;       /* a warning named a file that is, or may be, left */
     /* By step and record kind: a bit for each disk, bit 0 for no disk. */
     unsigned seen[WORLD_STEPS][JOURNAL_UNDONE + 1];
 };

@@ -182,6 +182,24 @@ Test(argv, a_drive_becomes_a_node_of_its_name)
     disk_done(&disk);
 }
 
+Test(argv, a_disk_that_is_made_later_is_one_node)
+{
+    static const char *const argv[] = {"qemu",
+                                       "-drive",
+                                       "if=none,id=v,file=/old",
+                                       "-device",
+                                       "virtio-blk-pci,id=d0,drive=v",
+                                       NULL};
+    struct argv_disk disk = {.device = "d0"};
+    disk.node = json_pack("{s:s}", "driver", "null-co");
+    char *text = destination(argv, &disk, NULL, false);
+    cr_assert_str_eq(
+        text, "qemu -blockdev {\"driver\":\"null-co\",\"node-name\":\"v\"}"
+              " -device virtio-blk-pci,id=d0,drive=v -S -incoming defer");
+    free(text);
+    json_decref(disk.node);
+}
+
 Test(argv, a_disk_without_a_device_line_is_refused)
 {
     static const char *const argv[] = {"qemu",

@@ -9,6 +9,7 @@ import json
 from .proc import LabError
 from .qemu import Disk, Vm
 from .scene import SIZE, Scene, volume
+from .storage import Placeholder
 
 
 class Destination(Vm):
@@ -34,15 +35,15 @@ class Destination(Vm):
 class Derived(Destination):
     """A destination started by what 'qpivot destination-argv' prints."""
 
-    def __init__(self, source, volumes, name, lab, **other):
-        self.lab, self.source, self.volumes = lab, source, volumes
+    def __init__(self, source, volumes, name, lab, filled=(), **other):
+        self.lab, self.source, self.volumes, self.filled = lab, source, volumes, filled
         super().__init__(source, volumes, name, **other)
 
     def rewrite(self, command):
         src = self.source
         argv = ["destination-argv", "--json", "--qmp", src.qmp_path]
         for d, v in self.volumes.items():
-            argv += ["--disk", f"{d}={v.uri()}"]
+            argv += ["--disk", f"{d}=" + v.uri(*["existing=yes"] * (d in self.filled))]
         r = self.lab.qpivot.run(*argv)
         assert r.rc == 0, r
         said = json.loads(r.text)
@@ -62,14 +63,14 @@ MEMORY = "98312k"
 class Pair(Scene):
     """A Scene, and a destination for it.
 
-    to: {disk id: kind} for the disks that the destination has anew; the others
-    it sees as the source does."""
+    to: {disk id: kind} for the disks that the destination has anew, made: for
+    those that qpivot makes; the others it sees as the source does."""
 
-    def __init__(self, lab, kinds, to=None, **kw):
+    def __init__(self, lab, kinds, to=None, made=None, **kw):
         super().__init__(lab, kinds, memory=MEMORY, **kw)
         self.src = self.vm
         self.dst = None
-        self.to = to or {}
+        self.to, self.made = to or {}, made or {}
         self.there = {}
         self.wait()
 
@@ -80,28 +81,33 @@ class Pair(Scene):
         self.there = {}
         for d, kind in self.to.items():
             self.there[d] = volume(self.lab, kind).create(self.lab.install, SIZE)
+        for d, kind in self.made.items():
+            self.there[d] = volume(self.lab, kind)
         self.dst = self.lab.ends(self.destination(**kw))
         return self.dst
 
     def destination(self, **kw):
-        return Destination(self.src, self.there, self.lab.name("dst"), **kw)
+        seen = {d: Placeholder(SIZE) if d in self.made else v
+                for d, v in self.there.items()}
+        return Destination(self.src, seen, self.lab.name("dst"), **kw)
 
-    def turn_round(self, to):
+    def turn_round(self, to=None, made=None):
         """The destination becomes the source of the next one."""
-        self.src, self.to = self.vm, to
+        self.src, self.to, self.made = self.vm, to or {}, made or {}
         self.dst = None
         self.wait()
 
-    def derive(self, to=None):
+    def derive(self, to=None, made=None):
         """The destination anew, started by what qpivot prints."""
-        self.to = to or {}
+        self.to, self.made = to or {}, made or {}
         self.destination = lambda **kw: Derived(self.src, self.there, self.lab.name("dst"),
-                                                self.lab, **kw)
+                                                self.lab, self.to, **kw)
         return self.wait()
 
     def argv(self, *options):
+        disks = [w for d in self.made for w in ("--disk", f"{d}={self.there[d].uri()}")]
         return ["migrate", "--qmp", self.src.qmp_path, "--to", self.dst.qmp_path, "--json",
-                "--trace", self.lab.path(f"migrate{self.lab.qpivot.n}.trace"), *options]
+                "--trace", self.lab.path(f"migrate{self.lab.qpivot.n}.trace"), *disks, *options]
 
     def start(self, *options, **kw):
         return self.lab.qpivot.start(*self.argv(*options), **kw)

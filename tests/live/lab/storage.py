@@ -237,6 +237,23 @@ class NbdVolume(Volume):
         return FileVolume(self.server.path).read(install, tmp, share=True)
 
 
+class Placeholder(Volume):
+    """Nothing, of a size: what a destination's device is started on."""
+
+    kind = "placeholder"
+    creatable = False
+
+    def __init__(self, size):
+        self.bytes = size
+
+    def node(self, name=None, child=None):
+        return {"driver": "null-co", "size": self.bytes, "read-zeroes": True,
+                **({"node-name": name} if name else {})}
+
+    def drive(self):
+        return f"driver=null-co,size={self.bytes},read-zeroes=on"
+
+
 def byte_equal(install, a, b, share=False):
     """True when two volumes hold the same bytes.  As qemu-img compare has it,
     one may be longer by zeroes only."""
