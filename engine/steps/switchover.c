@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "policy/stall.h"
 #include "run/claim.h"
 #include "run/op.h"
 #include "steps/stream.h"
@@ -24,7 +25,9 @@ enum {
 /* How long the source has been handing the guest over. */
 struct handing {
     uint64_t begun_ms; /* 0: it has not been seen to */
-    uint64_t cut_ms;
+    struct stall stall;
+    uint64_t cut_ms; /* 0: not yet */
+    uint64_t again_ms;
 };
 
 /* What the probe has found out so far. */
@@ -67,31 +70,40 @@ static void tell(struct act *act)
 }
 
 /*
- * The source has sent all, and waits for the destination to say that it has
- * it: as long as TCP tries, if the link is cut. 'migrate_cancel' is no way out
- * of this state (QEMU 7.2 dies of it); without a connection the source fails,
- * and goes on with the guest. Whichever it says then holds. Returns for how
- * long that has not helped.
+ * The source sends the last of the memory, for which QEMU has reckoned with the
+ * downtime limit, and waits for the destination to say that it has it: as long
+ * as TCP tries, if the link is cut. 'migrate_cancel' is no way out of this
+ * state (QEMU 7.2 dies of it); without a connection the source fails, and goes
+ * on with the guest. Whichever it says then holds. Returns for how long that
+ * has not helped.
  */
-static uint64_t cut_if_stuck(struct act *act, struct handing *handing)
+static uint64_t cut_if_stuck(struct act *act, struct handing *handing,
+                             const json_t *info)
 {
-    uint64_t limit = act_plan(act)->freeze_limit_ms;
+    const struct plan *plan = act_plan(act);
+    uint64_t limit = plan->freeze_limit_ms;
     uint64_t now = act_now_ms(act);
+    uint64_t sent = (uint64_t)json_integer_value(
+        json_object_get(json_object_get(info, "ram"), "transferred"));
+    uint64_t sends = (uint64_t)json_integer_value(
+        json_object_get(plan->parameters, "downtime-limit"));
     if (handing->begun_ms == 0) {
-        handing->begun_ms = handing->cut_ms = now;
+        handing->begun_ms = now;
     }
-    if (now - handing->cut_ms > limit) {
-        if (handing->cut_ms == handing->begun_ms) {
-            act_warn(act,
-                     "the source has waited for the destination for longer"
-                     " than the freeze limit of %u ms: it is to keep the guest",
-                     (unsigned)limit);
-        }
-        handing->cut_ms = now;
+    bool stands = stall_sample(&handing->stall, now, sent) > limit ||
+                  now - handing->begun_ms > limit + 2 * sends;
+    if (handing->cut_ms == 0 && stands) {
+        act_warn(act,
+                 "the source has waited for the destination for longer than"
+                 " the freeze limit of %u ms: it is to keep the guest",
+                 (unsigned)limit);
+        handing->cut_ms = handing->again_ms = now;
+        vm_yank(act_vm(act));
+    } else if (handing->cut_ms != 0 && now - handing->again_ms > limit) {
+        handing->again_ms = now;
         vm_yank(act_vm(act));
     }
-    uint64_t ms = now - handing->begun_ms;
-    return ms > limit ? ms - limit : 0;
+    return handing->cut_ms != 0 ? now - handing->cut_ms : 0;
 }
 
 static void continue_on_info(struct act *act, const struct err *err,
@@ -112,8 +124,8 @@ static void continue_on_info(struct act *act, const struct err *err,
         (void)err_set(&error, -EIO, "switchover", "%s: %s", status,
                       text_of(result, "error-desc"));
         act_end(act, error);
-    } else if (cut_if_stuck(act, act_scratch(act, sizeof(struct handing))) >=
-               SETTLE_MS) {
+    } else if (cut_if_stuck(act, act_scratch(act, sizeof(struct handing)),
+                            result) >= SETTLE_MS) {
         (void)err_set(&error, -ETIMEDOUT, "switchover", "the source stays '%s'",
                       status);
         act_end(act, error);
@@ -263,7 +275,7 @@ static void source_on_info(struct act *act, const struct err *err,
         act_qmp(act, "query-status", NULL, source_on_completed);
     } else if (str_eq(status, "device") || str_eq(status, "cancelling") ||
                str_eq(status, "failing")) {
-        (void)cut_if_stuck(act, &asking->handing);
+        (void)cut_if_stuck(act, &asking->handing, result);
         act_again_on_event(act, LOOK_AGAIN_MS, ask_source);
     } else if (str_eq(status, "failed") || str_eq(status, "cancelled")) {
         act_qmp(act, "query-status", NULL, source_on_status);
