@@ -7,12 +7,12 @@ import signal
 import time
 
 from lab.ceph import Ceph
-from lab.nfs import Nfs
 from lab.proc import wait_for
 from lab.qpivot import PROGRAM, SANITIZER
 from lab.runner import timeout
 from lab.scene import Scene, volume
 from lab.storage import NfsVolume, RbdVolume
+from test_dead import own_nfs
 
 PRELOAD = os.path.join(os.path.dirname(os.path.dirname(PROGRAM)), "tests/live/libhang.so")
 
@@ -89,7 +89,7 @@ def stops_before_create(scene, target):
 @timeout(300)
 def test_a_server_stands_still_at_create(lab):
     """Its requests have their own limits; each is short, and so are they all."""
-    nfs = lab.ends(Nfs(lab.path("nfs")), storage=True).start()
+    nfs = own_nfs(lab)
     ceph = lab.ends(Ceph(lab.path("ceph")), storage=True).start()
     scene = Scene(lab, ["raw"])
     before = scene.vm.state()

@@ -6,7 +6,7 @@ QEMU's nfs driver takes no port, so rpcbind has to answer for the server.
 import os
 from pathlib import Path
 
-from .proc import Proc, can_connect, free_port, run, wait_for
+from .proc import LabError, Proc, can_connect, free_port, run, wait_for
 
 CONF = """
 NFS_CORE_PARAM {{
@@ -71,6 +71,9 @@ class Nfs:
         os.makedirs(self.export)
         os.makedirs("/run/ganesha", exist_ok=True)
         self.rpcbind = Rpcbind(self.tmp).start()
+        if " 100005 " in run(["rpcinfo", "-p", "127.0.0.1"]):  # mountd
+            raise LabError("there is an NFS server in this network: it would lose its"
+                           " place to another; isolate.new_network() first")
         conf = self.tmp / "ganesha.conf"
         self.port = free_port()
         conf.write_text(CONF.format(
