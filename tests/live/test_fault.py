@@ -83,7 +83,7 @@ def test_another_engine_is_refused_by_name(lab):
 
 GROUP = {"d0": "rbd", "d1": "nfs", "d2": "qcow2"}
 # Only where drive-mirror has to be used, with --verify, or with --undo-window:
-# the fault matrix kills at each of them, test_verify and test_undo at some.
+# test_undo kills at each of them.
 ELSEWHERE = ("target-file-drop",
              "verify-scratch", "verify-try", "verify", "guest-look", "guest-stop", "verify-rest",
              "verify-clean", "verify-end",

@@ -7,6 +7,7 @@ from lab.proc import wait_for
 from lab.runner import timeout
 from lab.scene import SIZE, Scene, volume
 from lab.storage import MiB
+from test_fault import ELSEWHERE
 
 OPEN = 60  # seconds to wait until a window is open
 
@@ -119,6 +120,36 @@ def test_a_killed_engine_leaves_a_running_guest(lab):
         scene.assert_tidy()
         scene.judge()
         scene.vm.kill()
+
+
+def killed_everywhere(lab, half, state):
+    """What only a verified move, or one with a window, has of steps."""
+    scene = Scene(lab, ["raw", "qcow2"])
+    for step in lab.share(ELSEWHERE, half):
+        targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "qcow2")}
+        how = (["--via", "drive-mirror"] if step == "target-file-drop" else
+               ["--verify", "full", "--undo-window", "1s", "--emit-config", lab.path("config")])
+        e = scene.start_move(targets, *how)
+        e.kill_at(step, state)
+        wait_for("the guest to go on", lambda: runs(scene), 20)
+        r = lab.qpivot.run("recover", "--json")
+        print(step, state, "-> recover", r.rc, r.last.get("event"))
+        assert r.rc == 0, f"killed at {step}: {r}"
+        scene.now.update(targets if r.last["event"] == "done" else {})
+        scene.assert_attached()
+        scene.assert_tidy()
+        assert lab.qpivot.run("list", "--json").text.strip() == ""
+        scene.judge()
+
+
+@timeout(480)
+def test_killed_at_the_start_of_every_step_of_its_own(lab):
+    killed_everywhere(lab, 0, "start")
+
+
+@timeout(480)
+def test_killed_at_the_end_of_every_step_of_its_own(lab):
+    killed_everywhere(lab, 1, "end")
 
 
 @timeout(150)
