@@ -45,9 +45,9 @@ static const char *kind_name(enum fault_kind kind)
     return names[kind];
 }
 
-/* A sanitized process takes ten times as long to fork: every third case. */
+/* A sanitized process takes ten times as long to fork: every fifth case. */
 #ifdef __SANITIZE_ADDRESS__
-enum { EVERY = 3 };
+enum { EVERY = 5 };
 #else
 enum { EVERY = 1 };
 #endif
