@@ -136,8 +136,8 @@ class Vm:
     def _connect(self):
         try:  # the socket is there a moment before it listens
             return Qmp(self.spare_path, seconds=20)
-        except (FileNotFoundError, ConnectionRefusedError):
-            return None
+        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
+            return None  # or it ends, and then its own words tell why
 
     # console
 
