@@ -633,14 +633,51 @@ static int make(const struct rbd_session *session, const char *image,
 }
 
 /* identity NULL: by its name alone. Nothing there is success. */
+/*
+ * Whether the pool's directory has the name; of a known image only, if
+ * 'identity' is given. Its entry is what librbd removes last.
+ */
+static int is_listed(const struct rbd_session *session, const char *name,
+                     const char *identity)
+{
+    rbd_image_spec_t *images = NULL;
+    size_t n = 0;
+    int r = rbd_list2(session->pool, NULL, &n);
+    while (r == -ERANGE) {
+        free(images);
+        images = calloc(n, sizeof(*images));
+        r = images != NULL ? rbd_list2(session->pool, images, &n) : -ENOMEM;
+    }
+    bool found = false;
+    for (size_t i = 0; r >= 0 && i < n; i++) {
+        const char *id = identity != NULL ? strrchr(identity, '/') : NULL;
+        found = found || (str_eq(images[i].name, name) &&
+                          (id == NULL || str_eq(images[i].id, id + 1)));
+    }
+    if (r >= 0) {
+        rbd_image_spec_list_cleanup(images, n);
+    }
+    free(images);
+    return r < 0 ? r : found;
+}
+
 static int remove_image(const struct rbd_session *session, const char *name,
                         const char *identity, struct err **errp)
 {
     const struct volume *volume = &session->rbd->volume;
     struct volume_info info;
     int r = look(session, name, &info, errp);
+    if (r == -ENOENT) {
+        /* Making or removing it may have been cut short. */
+        r = is_listed(session, name, identity);
+        r = r > 0 ? rbd_remove(session->pool, name) : r;
+        return r >= 0 || r == -ENOENT
+                   ? 0
+                   : fail(session, r, "cannot remove what is left of the image",
+                          errp);
+    }
     if (r < 0) {
-        return r == -ENOENT ? 0 : r;
+        return r;
     }
     if (identity != NULL && !str_eq(info.identity, identity)) {
         return err_set(errp, -ESTALE, volume->name,

@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 from lab.qemu import Disk
-from lab.runner import timeout
+from lab.runner import needs, timeout
 from lab.scene import Scene, source, volume
 
 SLOW = ("--speed", "1M")
@@ -178,5 +178,27 @@ def test_a_full_target_of_a_ready_disk_waits_too(lab):
     r = e.wait(50)
     assert r.rc == 0, r
     scene.now.update({"d0": ready, "d1": slow})
+    scene.assert_attached()
+    scene.judge()
+
+
+@needs("ceph")
+def test_a_removal_that_was_cut_short_is_ended(lab):
+    """librbd removes an image's data and header, and its name last: what has
+    only a name cannot be opened, and is there all the same."""
+    scene = Scene(lab, ["rbd"])
+    former = scene.now["d0"]
+    targets = {"d0": volume(lab, "raw")}
+    e = scene.start_move(targets, "--delete-source")
+    e.kill_at("source-remove", "start")
+    info = json.loads(lab.ceph.rbd("info", "--format", "json", f"{lab.ceph.pool}/{former.name}"))
+    for name in lab.ceph.rados("ls").split():
+        if name.startswith((info["block_name_prefix"], f"rbd_header.{info['id']}")):
+            lab.ceph.rados("rm", name)
+    assert former.exists()
+    r = lab.qpivot.run("recover", "--json")
+    assert r.rc == 0 and r.last["event"] == "done", r
+    assert not former.exists()
+    scene.now.update(targets)
     scene.assert_attached()
     scene.judge()
