@@ -21,6 +21,8 @@ enum {
     JOBS_MAX = 64,
     DRAIN_MS = 5000,
     COMMIT_MS = 2000,
+    LOOKS = 10,
+    LOOK_MS = 100,
     LINE_SIZE = 16384,
     MESSAGE_MAX = (JOBS_MAX + 1) * 112,
 };
@@ -296,17 +298,26 @@ static bool reply_has(int fd, const char *id, const char *word)
 
 /*
  * The engine died while it committed: whether migrate-continue was sent, QEMU
- * tells, which takes what is in the stream in its order.
+ * tells, which takes what is in the stream in its order. But that command only
+ * wakes the thread that changes the state: once is no proof, and to cancel
+ * behind it ends a QEMU 7.2.
  */
 static void settle(const struct guarded *guarded)
 {
     static const char ask[] =
         "{\"execute\":\"query-migrate\",\"id\":\"" WATCHDOG_ID "q\"}\r\n";
-    write_all(guarded->monitor, ask, sizeof(ask) - 1);
-    if (reply_has(guarded->monitor, WATCHDOG_ID "q", "\"pre-switchover\"")) {
-        write_all(guarded->monitor, guarded->message, guarded->len);
-        drain(guarded->monitor, guarded->n_replies);
+    for (unsigned i = 0; i < LOOKS; i++) {
+        if (i > 0) {
+            (void)poll(NULL, 0, LOOK_MS);
+        }
+        write_all(guarded->monitor, ask, sizeof(ask) - 1);
+        if (!reply_has(guarded->monitor, WATCHDOG_ID "q",
+                       "\"pre-switchover\"")) {
+            return;
+        }
     }
+    write_all(guarded->monitor, guarded->message, guarded->len);
+    drain(guarded->monitor, guarded->n_replies);
 }
 
 /* All but these: locks of the journal must not live on in here. */

@@ -19,6 +19,7 @@ enum {
     LOOK_MS = 50,
     LOOK_AGAIN_MS = 200,
     LOOKS_MAX = 25,
+    STANDS = 4,        /* times that pre-switchover is seen */
     SETTLE_MS = 30000, /* from the cut on */
 };
 
@@ -35,6 +36,7 @@ struct asking {
     struct handing handing;
     unsigned looks;
     unsigned waits;
+    unsigned stands;
     bool cancelled;
 };
 
@@ -281,6 +283,9 @@ static void source_on_info(struct act *act, const struct err *err,
         act_qmp(act, "query-status", NULL, source_on_status);
     } else if (*status == '\0' || str_eq(status, "none")) {
         act_probed(act, PROBE_NOT_DONE); /* it was never begun */
+    } else if (stands && asking->stands++ < STANDS) {
+        /* migrate-continue only wakes the thread that changes the state. */
+        act_again(act, LOOK_AGAIN_MS, ask_source);
     } else if ((waits || stands) && !asking->cancelled) {
         /* migrate-continue may be on its way yet: end it, then look. */
         asking->cancelled = true;

@@ -203,14 +203,37 @@ static void answer(const struct monitor *monitor, const char *text)
                  (ssize_t)strlen(text));
 }
 
+static const char still_there[] =
+    "{\"event\": \"MIGRATION\"}\r\n{\"return\": {\"status\":"
+    " \"pre-switchover\"}, \"id\": \"qpv-watchdog-q\"}\r\n";
+
 Test(watchdog, a_stream_that_was_not_continued_is_cancelled)
 {
-    char text[2048];
+    char text[2048] = "query-migrate";
     struct monitor monitor = committed_and_dead();
-    answer(&monitor, "{\"event\": \"MIGRATION\"}\r\n{\"return\": {\"status\":"
-                     " \"pre-switchover\"}, \"id\": \"qpv-watchdog-q\"}\r\n");
-    read_cancels(&monitor, 1, text);
+    unsigned asked = 0;
+    while (strstr(text, "query-migrate") != NULL && asked < 100) {
+        answer(&monitor, still_there);
+        read_cancels(&monitor, 1, text);
+        asked++;
+    }
+    cr_assert_gt(asked, 5);
     cr_assert_not_null(strstr(text, "migrate_cancel"));
+}
+
+/* migrate-continue wakes a thread, which then changes the state. */
+Test(watchdog, a_stream_that_goes_on_late_is_left_alone)
+{
+    char text[2048], byte;
+    struct monitor monitor = committed_and_dead();
+    answer(&monitor, still_there);
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "query-migrate"));
+    answer(&monitor, "{\"return\": {\"status\": \"device\"},"
+                     " \"id\": \"qpv-watchdog-q\"}\r\n");
+    struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
+    cr_assert_eq(poll(&data, 1, 10000), 1);
+    cr_assert_eq(read(monitor.qemu, &byte, 1), 0, "the guard has acted");
 }
 
 Test(watchdog, a_stream_that_was_continued_is_left_alone)
