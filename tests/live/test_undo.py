@@ -128,14 +128,16 @@ def killed_everywhere(lab, half, state):
     for step in lab.share(ELSEWHERE, half):
         targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "qcow2")}
         how = (["--via", "drive-mirror"] if step == "target-file-drop" else
-               ["--verify", "full", "--undo-window", "1s", "--emit-config", lab.path("config")])
+               ["--verify", "full", "--undo-window", "1s", "--freeze-limit", "30s",
+                "--emit-config", lab.path("config")])
         e = scene.start_move(targets, *how)
         e.kill_at(step, state)
         wait_for("the guest to go on", lambda: runs(scene), 20)
         r = lab.qpivot.run("recover", "--json")
         print(step, state, "-> recover", r.rc, r.last.get("event"))
         assert r.rc == 0, f"killed at {step}: {r}"
-        scene.now.update(targets if r.last["event"] == "done" else {})
+        last = r.last or e.events[-1]  # the kill may come when all is over
+        scene.now.update(targets if last["event"] == "done" else {})
         scene.assert_attached()
         scene.assert_tidy()
         assert lab.qpivot.run("list", "--json").text.strip() == ""
@@ -202,7 +204,7 @@ def test_compared_before_and_undone_after(lab):
     scene = Scene(lab, ["raw", "qcow2"])
     before = scene.vm.state()
     targets = {"d0": volume(lab, "qcow2"), "d1": volume(lab, "raw")}
-    e = opened(scene, targets, "10m", "--verify", "full")
+    e = opened(scene, targets, "10m", "--verify", "full", "--freeze-limit", "30s")
     steps = [(x["step"], x["state"]) for x in e.events if x["event"] == "step"]
     done = [s for s, state in steps if state == "end"]
     assert done.index("guest-stop") < done.index("verify-rest") < done.index("pivot") \
