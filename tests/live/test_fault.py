@@ -136,13 +136,13 @@ def kill_everywhere(lab, half, state):
 
 
 @needs("ceph", "nfs")
-@timeout(480)
+@timeout(900)
 def test_killed_at_the_start_of_every_step_of_a_group(lab):
     kill_everywhere(lab, 0, "start")
 
 
 @needs("ceph", "nfs")
-@timeout(480)
+@timeout(900)
 def test_killed_at_the_end_of_every_step_of_a_group(lab):
     kill_everywhere(lab, 1, "end")
 

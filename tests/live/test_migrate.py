@@ -440,8 +440,8 @@ def kill_everywhere(lab, half, state):
     known = {c["name"] for c in pair.src.qmp.cmd("query-commands")}
     never = [*TLS, *MAKING, *WITH_KEY]
     never += [] if "block-job-change" in known else ["mirror-active"]
-    kill_at_each(lab, state, lab.share(lab.qpivot.steps("migrate", never), half), pair,
-                 with_bitmap=["d2"], to={"d2": "raw"})
+    return kill_at_each(lab, state, lab.share(lab.qpivot.steps("migrate", never), half), pair,
+                        with_bitmap=["d2"], to={"d2": "raw"})
 
 
 def kill_at_each(lab, state, steps, pair, with_bitmap=(), **anew):
@@ -478,21 +478,21 @@ def kill_at_each(lab, state, steps, pair, with_bitmap=(), **anew):
 
 
 @needs("ceph", "nfs")
-@timeout(480)
+@timeout(900)
 def test_killed_at_the_start_of_every_step(lab):
     ends = kill_everywhere(lab, 0, "start")
     assert set(ends.values()) == {"source", "destination"}, ends
 
 
 @needs("ceph", "nfs")
-@timeout(480)
+@timeout(900)
 def test_killed_at_the_end_of_every_step(lab):
     ends = kill_everywhere(lab, 1, "end")
     assert set(ends.values()) == {"source", "destination"}, ends
 
 
 @needs("nfs")
-@timeout(480)
+@timeout(900)
 def test_killed_while_the_targets_are_made(lab):
     """Nothing of a file that the destination made is left, nor of an NFS
     file, whether the engine dies before a step's effect or after it."""

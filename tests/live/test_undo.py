@@ -144,12 +144,12 @@ def killed_everywhere(lab, half, state):
         scene.judge()
 
 
-@timeout(480)
+@timeout(900)
 def test_killed_at_the_start_of_every_step_of_its_own(lab):
     killed_everywhere(lab, 0, "start")
 
 
-@timeout(480)
+@timeout(900)
 def test_killed_at_the_end_of_every_step_of_its_own(lab):
     killed_everywhere(lab, 1, "end")
 

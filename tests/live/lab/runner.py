@@ -63,7 +63,7 @@ class Lab:
     """What one test has: a folder, an installation of QEMU, shared services,
     and a stack of things to end."""
 
-    def __init__(self, install, services, tmp, thin=False):
+    def __init__(self, install, services, tmp, thin=None):
         self.install, self.services, self.tmp = install, services, Path(tmp)
         self.thin = thin
         # Storage ends after the machines that use it, whenever it began.
@@ -80,9 +80,9 @@ class Lab:
         return str(self.tmp / name)
 
     def share(self, steps, n):
-        """The n-th half of the steps of an operation in a run with --thin (its
-        tests kill at the start and at the end), else all."""
-        return steps[n::2] if self.thin else steps
+        """The n-th half of the steps of an operation in a run with --thin, the
+        other one in a run with the other half; else all."""
+        return steps if self.thin is None else steps[(n + self.thin) % 2::2]
 
     def ends(self, thing, storage=False):
         """Registers thing.stop() for the end of the test."""
@@ -369,8 +369,9 @@ def main(argv=None):
     p.add_argument("--qemu", metavar="PREFIX", help="a QEMU unpacked in a prefix")
     p.add_argument("--no-isolate", action="store_true",
                    help="run in the system's own namespaces (to look in from outside)")
-    p.add_argument("--thin", action="store_true",
-                   help="kill at the start or at the end of each step, not at both")
+    p.add_argument("--thin", type=int, choices=(0, 1), metavar="0|1",
+                   help="kill at the start or at the end of each step, not at both;"
+                   " the other run does the other half")
     p.add_argument("--again", type=int, metavar="N", default=0,
                    help="if at most N fail: each once more, alone; told, and that counts")
     p.add_argument("--tail", type=int, default=25, metavar="N",
