@@ -247,11 +247,14 @@ static void tell_progress(struct copy *copy, const struct pipeline *p,
                     p->size);
     uint64_t eta = progress_eta_ms(progress);
     json_auto_t *event = json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:f*}", "event", "progress", "disk",
+        "{s:s, s:s, s:s, s:I, s:I, s:I}", "event", "progress", "disk",
         copy->work.options.kind == COPY_VERIFY ? "verify" : "copy", "phase",
         phase, "bytes", (json_int_t)passed, "total", (json_int_t)p->size,
-        "rate", (json_int_t)progress_rate(progress), "eta_seconds",
-        eta == PROGRESS_UNKNOWN ? 0.0 : (double)eta / 1000);
+        "rate", (json_int_t)progress_rate(progress));
+    if (event != NULL && eta != PROGRESS_UNKNOWN) {
+        (void)json_object_set_new(event, "eta_seconds",
+                                  json_real((double)eta / 1000));
+    }
     if (event != NULL && copy->callbacks.event != NULL) {
         copy->callbacks.event(copy->callbacks.data, event);
     }
