@@ -61,6 +61,7 @@ static int fail(const struct nbd_bulk *nbd, const char *what,
                 struct err **errp);
 static int wait_while(struct nbd_bulk *nbd, bool (*going)(void *data),
                       void *data, uint64_t limit_ms, struct err **errp);
+static void note_lost(struct bulk *bulk);
 static bool is_connecting(void *data);
 static uint64_t now_ms(void);
 
@@ -99,6 +100,7 @@ static void nbd_bulk_submit(struct bulk *bulk, struct bulk_request *request)
 {
     int r = start(nbd_bulk_of(bulk), request, 0);
     if (r < 0) {
+        note_lost(bulk);
         bulk_finish(request, r);
     }
 }
@@ -125,6 +127,7 @@ static void nbd_bulk_service(struct bulk *bulk, short revents)
                (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
         (void)nbd_aio_notify_write(nbd->handle);
     }
+    note_lost(bulk);
 }
 
 struct walk {
@@ -478,6 +481,16 @@ static int wait_while(struct nbd_bulk *nbd, bool (*going)(void *data),
         }
     }
     return 0;
+}
+
+/* Not of a server of our own: none comes back in its place. */
+static void note_lost(struct bulk *bulk)
+{
+    struct nbd_handle *handle = nbd_bulk_of(bulk)->handle;
+    if (bulk->volume->format == FORMAT_RAW &&
+        (nbd_aio_is_dead(handle) != 0 || nbd_aio_is_closed(handle) != 0)) {
+        bulk->lost = true;
+    }
 }
 
 static bool is_connecting(void *data)

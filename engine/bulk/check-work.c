@@ -196,6 +196,7 @@ static int run(struct check_work *work, struct pipeline *p, struct err **errp)
     work->watched = p;
     (void)pthread_mutex_unlock(&work->lock);
     int r = pipeline_run(p, errp);
+    pipeline_done(p);
     (void)pthread_mutex_lock(&work->lock);
     work->watched = NULL;
     (void)pthread_mutex_unlock(&work->lock);

@@ -18,6 +18,8 @@ enum { SLOTS_MAX = 64, SAVE_MS = 2000, RUN_MAX = BULK_ZERO_MAX / UNIT };
 static const uint64_t SAVE_BYTES = 1 << 30;
 static const uint64_t SECOND = 1000000000;
 
+static bool make_marks(struct pipeline *p);
+static void forget_written(struct pipeline *p);
 static unsigned lanes_of(const struct pipeline *p, const struct lane *first);
 static unsigned slots_of(const struct pipeline *p, const struct lane *first,
                          unsigned lanes);
@@ -38,13 +40,10 @@ int pipeline_run(struct pipeline *p, struct err **errp)
         p->a_open = bulk_close(p->a_open);
         return -ENOMEM;
     }
-    if (p->mode == PIPELINE_COPY && !p->blank) {
-        p->late = calloc(p->size / UNIT + 1, 1);
-        if (p->late == NULL) {
-            p->a_open = bulk_close(p->a_open);
-            free(lanes);
-            return -ENOMEM;
-        }
+    if (!make_marks(p)) {
+        p->a_open = bulk_close(p->a_open);
+        free(lanes);
+        return -ENOMEM;
     }
     (void)pthread_mutex_init(&p->lock, NULL);
     p->saved_ns = pipeline_now_ns();
@@ -67,6 +66,9 @@ int pipeline_run(struct pipeline *p, struct err **errp)
     free(lanes);
     free(p->late);
     p->late = NULL;
+    if (!p->lost) {
+        pipeline_done(p);
+    }
     (void)pthread_mutex_destroy(&p->lock);
     if (r == 0 && p->err != NULL) {
         r = p->err->code;
@@ -84,6 +86,36 @@ int pipeline_run(struct pipeline *p, struct err **errp)
 
 void pipeline_again(struct pipeline *p)
 {
+    if (p->mode == PIPELINE_COPY) {
+        forget_written(p);
+    }
+    atomic_store(&p->stop, false);
+    p->again = true;
+    p->lost = false;
+    p->next = 0;
+    p->n_late = 0;
+    p->flushing = false;
+}
+
+void pipeline_done(struct pipeline *p)
+{
+    free(p->judged);
+    p->judged = NULL;
+}
+
+static bool make_marks(struct pipeline *p)
+{
+    size_t units = (size_t)(p->size / UNIT + 1);
+    if (p->mode != PIPELINE_COPY) {
+        p->judged = p->judged != NULL ? p->judged : calloc(units, 1);
+        return p->judged != NULL;
+    }
+    p->late = p->blank ? NULL : calloc(units, 1);
+    return p->blank || p->late != NULL;
+}
+
+static void forget_written(struct pipeline *p)
+{
     struct digests *digests = record_digests(p->record);
     for (uint64_t unit = 0; unit < digests->units; unit++) {
         size_t length = extents_length(p->size, unit);
@@ -97,12 +129,6 @@ void pipeline_again(struct pipeline *p)
         }
     }
     record_forget_written(p->record);
-    atomic_store(&p->stop, false);
-    p->again = true;
-    p->lost = false;
-    p->next = 0;
-    p->n_late = 0;
-    p->flushing = false;
 }
 
 enum claim pipeline_claim(struct pipeline *p, uint64_t *ret_unit,
@@ -334,6 +360,10 @@ static bool skip_unit(struct pipeline *p, uint64_t unit, enum claim *ret)
     size_t length = extents_length(p->size, unit);
     bool hole = extents_unit(p->a_map, unit) == 0;
     bool skip = false;
+    if (p->again && p->mode != PIPELINE_COPY && p->judged[unit] != 0) {
+        p->next++;
+        return true;
+    }
     switch (p->mode) {
     case PIPELINE_COPY:
         if (record_is_safe(p->record, unit) && p->again) {
@@ -369,6 +399,9 @@ static bool skip_unit(struct pipeline *p, uint64_t unit, enum claim *ret)
     }
     if (skip) {
         atomic_fetch_add(&p->passed, length);
+        if (p->mode != PIPELINE_COPY) {
+            p->judged[unit] = 1;
+        }
         p->next++;
     }
     return skip;
@@ -439,6 +472,9 @@ static void unit_done(struct pipeline *p, uint64_t unit, struct digest digest)
     } else if (p->mode == PIPELINE_DIGEST) {
         p->digests->of[unit] = digest;
         p->digests->known[unit] = 1;
+    }
+    if (p->mode != PIPELINE_COPY) {
+        p->judged[unit] = 1;
     }
     atomic_fetch_add(&p->passed, length);
 }

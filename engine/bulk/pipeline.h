@@ -74,8 +74,9 @@ struct pipeline {
 
     /* The pipeline's own. */
     pthread_mutex_t lock;
-    uint64_t next; /* unit */
-    uint8_t *late; /* units of zeroes that were read, to be zeroed in runs */
+    uint64_t next;   /* unit */
+    uint8_t *judged; /* all but copy: units that need not be read again */
+    uint8_t *late;   /* units of zeroes that were read, to be zeroed in runs */
     uint64_t n_late;
     uint64_t late_first; /* none before it */
     uint64_t allowed_ns;
@@ -94,7 +95,9 @@ struct pipeline {
  */
 int pipeline_run(struct pipeline *pipeline, struct err **errp);
 /*
- * After a copy has failed: it can be run once more, on new channels. What was
- * not flushed is done again, the figures go on.
+ * After it has failed: it can be run once more, on new channels. What was not
+ * flushed, or not judged, is done again; the figures go on.
  */
 void pipeline_again(struct pipeline *pipeline);
+/* It is not: frees what was kept for that, if there is any. */
+void pipeline_done(struct pipeline *pipeline);

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <uv.h>
 
+#include "backends/bulk.h"
 #include "backends/volume.h"
 #include "base/err.h"
 #include "base/str.h"
@@ -16,6 +17,11 @@ enum { LOST_S = 30, NAP_MS = 100, NAPS = 10, IN_VAIN_MAX = 3 };
 
 static const uint64_t SECOND_NS = 1000000000;
 
+static int check_finished(struct work *work, const struct volume *volume,
+                          const struct extents *map, struct err **errp);
+static bool is_address(const struct volume *volume);
+static uint64_t done_of(const struct pipeline *p);
+static int wait(struct work *work, int lost, struct err **errp);
 static bool wait_for_both(struct work *work, uint64_t end_ns,
                           struct err **errp);
 static int is_back(struct volume *volume, const struct volume_info *before,
@@ -24,42 +30,103 @@ static int is_back(struct volume *volume, const struct volume_info *before,
 int work_run_through(struct work *work, const char *phase, struct pipeline *p,
                      struct err **errp)
 {
-    uint64_t safe = record_safe_count(p->record);
+    uint64_t done = done_of(p);
     unsigned in_vain = 0;
-    for (;;) {
-        struct err *lost = NULL;
-        int r = work_run(work, phase, p, &lost);
-        uint64_t now_safe = record_safe_count(p->record);
-        in_vain = now_safe > safe ? 0 : in_vain + 1;
-        safe = now_safe;
-        if (r == 0 || !p->lost || in_vain > IN_VAIN_MAX ||
-            atomic_load(&work->cancel)) {
-            if (errp != NULL) {
-                *errp = TAKE_PTR(lost);
-            }
-            (void)err_free(lost);
-            return r;
+    int r = work_run(work, phase, p, errp);
+    while (r < 0 && p->lost) {
+        uint64_t now_done = done_of(p);
+        in_vain = now_done > done ? 0 : in_vain + 1;
+        done = now_done;
+        if (in_vain > IN_VAIN_MAX || atomic_load(&work->cancel)) {
+            break;
         }
-        work_warn(work, "%s; trying again for %d s",
-                  lost != NULL ? lost->desc : "a connection is lost", LOST_S);
-        struct err *why = NULL;
-        bool back = wait_for_both(work, uv_hrtime() + LOST_S * SECOND_NS, &why);
-        if (!back) {
-            /* What has happened first says more, but for another volume. */
-            bool other = why != NULL && why->code == -ESTALE;
-            r = other ? why->code : r;
-            struct err **told = other ? &why : &lost;
-            if (errp != NULL) {
-                *errp = TAKE_PTR(*told);
-            }
-            (void)err_free(why);
-            (void)err_free(lost);
-            return r;
+        r = wait(work, r, errp);
+        if (r < 0) {
+            break;
         }
-        (void)err_free(why);
-        (void)err_free(lost);
         pipeline_again(p);
+        r = p->mode == PIPELINE_COPY ? work_check_unproved(work, true, errp)
+                                     : 0;
+        if (r == 0) {
+            r = work_run(work, phase, p, errp);
+        }
     }
+    pipeline_done(p);
+    return r;
+}
+
+int work_check_unproved(struct work *work, bool again, struct err **errp)
+{
+    _cleanup_(extents_freep) struct extents *map = NULL;
+    /* A device's number, or an address: both can be another volume's now. */
+    bool source = again ? is_address(work->a) : *work->stamp == '\0';
+    bool target = again ? is_address(work->b)
+                        : (work->b->ops->flags & BACKEND_CREATES) == 0;
+    int r = source ? check_finished(work, work->a, work->map, errp) : 0;
+    if (r == 0 && target) {
+        r = extents_new(work->size, &map);
+        if (r == 0) {
+            extents_fill(map);
+            r = check_finished(work, work->b, map, errp);
+        }
+    }
+    return r;
+}
+
+static bool is_address(const struct volume *volume)
+{
+    return (volume->ops->flags & BACKEND_NBD) != 0;
+}
+
+static int check_finished(struct work *work, const struct volume *volume,
+                          const struct extents *map, struct err **errp)
+{
+    struct pipeline check;
+    work_pipeline(work, &check);
+    check.mode = PIPELINE_CHECK;
+    check.a = volume;
+    check.a_map = map;
+    check.a_flags |= volume == work->b ? BULK_FRESH : 0;
+    check.digests = record_digests(work->record);
+    int r = work_run_through(work, "check", &check, errp);
+    if (r == 0 && atomic_load(&check.differing) > 0) {
+        _cleanup_free_ char *where = work_differences(&check);
+        (void)err_set(errp, -ESTALE, volume->name,
+                      "has changed since its copy began: %s",
+                      where != NULL ? where : "");
+        err_hint(errp, "to copy all of it again, remove %s/copy-%s.record%s",
+                 work->options.state_dir, work->key,
+                 work->created ? " and the target" : "");
+        return -ESTALE;
+    }
+    return r;
+}
+
+/* What a connection's end does not take back; it only grows. */
+static uint64_t done_of(const struct pipeline *p)
+{
+    return p->mode == PIPELINE_COPY ? record_safe_count(p->record)
+                                    : atomic_load(&p->passed);
+}
+
+/* 'lost' and *errp are of the failure; 0: *errp is gone, and both are back. */
+static int wait(struct work *work, int lost, struct err **errp)
+{
+    _cleanup_err_ struct err *why = NULL;
+    bool told = errp != NULL && *errp != NULL;
+    work_warn(work, "%s: %s; trying again for %d s",
+              told ? (*errp)->object : "a server",
+              told ? (*errp)->desc : "a connection is lost", LOST_S);
+    bool back = wait_for_both(work, uv_hrtime() + LOST_S * SECOND_NS, &why);
+    /* What has happened first says more, but for another volume. */
+    if (!back && (why == NULL || why->code != -ESTALE)) {
+        return lost;
+    }
+    if (errp != NULL) {
+        (void)err_free(*errp);
+        *errp = TAKE_PTR(why);
+    }
+    return back ? 0 : -ESTALE;
 }
 
 static bool wait_for_both(struct work *work, uint64_t end_ns, struct err **errp)
@@ -73,7 +140,7 @@ static bool wait_for_both(struct work *work, uint64_t end_ns, struct err **errp)
         if (r == 0) {
             r = is_back(work->a, &work->a_info, &err);
         }
-        if (r == 0) {
+        if (r == 0 && work->b != NULL) {
             r = is_back(work->b, &work->b_info, &err);
         }
         if (r == 0) {
@@ -94,7 +161,9 @@ static int is_back(struct volume *volume, const struct volume_info *before,
     struct volume_info now;
     volume_info_init(&now);
     int r = volume->ops->probe(volume, &now, errp);
-    if (r == 0 && !str_eq(now.identity, before->identity)) {
+    bool fixed = (volume->ops->flags & BACKEND_CREATES) == 0;
+    if (r == 0 && (!str_eq(now.identity, before->identity) ||
+                   (fixed && now.size != before->size))) {
         r = err_set(errp, -ESTALE, volume->name,
                     "is not the same any more after its server came back");
     }

@@ -82,7 +82,7 @@ static int compare(struct work *work, struct err **errp)
     p->b = work->b;
     p->b_map = work->b_map;
     p->b_flags |= BULK_FRESH;
-    int r = work_run(work, "verify", p, errp);
+    int r = work_run_through(work, "verify", p, errp);
     return r < 0 ? r : judge(work, p, work->b->name, work->a->name, errp);
 }
 
@@ -106,7 +106,7 @@ static int check_manifest(struct work *work, const struct volume *volume,
     p->a_flags |= BULK_FRESH;
     p->size = work->manifest->size;
     p->digests = work->manifest;
-    int r = work_run(work, "verify", p, errp);
+    int r = work_run_through(work, "verify", p, errp);
     return r < 0 ? r : judge(work, p, volume->name, path, errp);
 }
 

@@ -21,7 +21,6 @@ static int check_sizes(const struct work *work, struct err **errp);
 static int begin(struct work *work, struct err **errp);
 static int go_on(struct work *work, const struct record_head *head,
                  struct err **errp);
-static int check_finished(struct work *work, struct err **errp);
 static int start_over(struct work *work, struct err **errp);
 static int create(struct work *work, struct record_head *head,
                   struct err **errp);
@@ -275,31 +274,7 @@ static int go_on(struct work *work, const struct record_head *head,
         work->blank = true;
         return image_create(work->b, work->size, errp);
     }
-    return *work->stamp != '\0' ? 0 : check_finished(work, errp);
-}
-
-/* Nothing tells whether this source has changed but its bytes. */
-static int check_finished(struct work *work, struct err **errp)
-{
-    struct pipeline check;
-    work_pipeline(work, &check);
-    check.mode = PIPELINE_CHECK;
-    check.a = work->a;
-    check.a_map = work->map;
-    check.digests = record_digests(work->record);
-    int r = work_run(work, "check", &check, errp);
-    if (r == 0 && atomic_load(&check.differing) > 0) {
-        _cleanup_free_ char *where = work_differences(&check);
-        (void)err_set(errp, -ESTALE, work->a->name,
-                      "has changed since its copy began: %s",
-                      where != NULL ? where : "");
-        err_hint(errp,
-                 "remove the target, or copy again by --existing after "
-                 "removing %s/copy-%s.record",
-                 work->options.state_dir, work->key);
-        return -ESTALE;
-    }
-    return r;
+    return work_check_unproved(work, false, errp);
 }
 
 static int start_over(struct work *work, struct err **errp)
@@ -389,7 +364,7 @@ static int offload(struct work *work, struct err **errp)
     p->a_map = work->map;
     p->digests = record_digests(work->record);
     work->digested = true;
-    return work_run(work, "digest", p, errp);
+    return work_run_through(work, "digest", p, errp);
 }
 
 /* A source that was written meanwhile is not what the target has. */
@@ -430,7 +405,7 @@ static int verify_target(struct work *work, struct err **errp)
     check.a_flags = BULK_FRESH;
     check.size = work->size;
     check.digests = record_digests(work->record);
-    r = work_run(work, "verify", &check, errp);
+    r = work_run_through(work, "verify", &check, errp);
     if (r == 0 && atomic_load(&check.differing) > 0) {
         _cleanup_free_ char *where = work_differences(&check);
         record_remove(work->record);

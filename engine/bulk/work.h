@@ -67,9 +67,14 @@ int work_map(struct work *work, struct volume *volume, unsigned flags,
 void work_pipeline(const struct work *work, struct pipeline *ret);
 int work_run(struct work *work, const char *phase, struct pipeline *pipeline,
              struct err **errp);
-/* Copies; where a connection is lost, once more when the server is back. */
+/* Where a connection is lost, once more when the server is back. */
 int work_run_through(struct work *work, const char *phase,
                      struct pipeline *pipeline, struct err **errp);
+/*
+ * What is on record, against those of both sides that have nothing but their
+ * content to be known by: -ESTALE if that is not the same any more.
+ */
+int work_check_unproved(struct work *work, bool again, struct err **errp);
 /* "4096 bytes from offset 0, ..." of the first of them; NULL without memory. */
 char *work_differences(const struct pipeline *pipeline);
 json_t *work_differences_json(const struct pipeline *pipeline);

@@ -368,6 +368,66 @@ def test_a_copy_outlives_the_restart_of_an_nfs_server(lab):
     assert r.rc == 1 and "not the same" in r.error, r
 
 
+def lost_in_the_middle(engine, server):
+    """Some of it is done, the server goes, and comes back."""
+    engine.wait_event("progress", lambda e: e["bytes"] >= 4 * MiB and e["rate"] > 0, 30)
+    server.kill()
+    engine.wait_event("warning", lambda e: "trying again" in e["message"], 30)
+
+
+@timeout(150)
+def test_an_nbd_server_is_started_anew(lab):
+    """A copy to it, one from it and a comparison go on by themselves."""
+    a = dense(lab)
+    b = NbdVolume(lab.nbd(24 * MiB))
+    c = FileVolume(lab.path("c.raw"))
+    slow = ("--speed", SLOW)
+    for source, target, more in ((a, b, ["--existing"]), (b, c, [])):
+        engine = lab.qpivot.start("copy", "--json", source.uri(), target.uri(), *slow, *more)
+        lost_in_the_middle(engine, b.server)
+        b.server.start()
+        r = engine.wait(60)
+        assert r.rc == 0 and r.last["bytes_resumed"] == 0, r
+        assert r.last["bytes_written"] < 48 * MiB, r.last
+        assert equal(lab, a, target)
+    for differs in (False, True):
+        if differs:  # before and behind the place where the server goes
+            with open(c.path, "r+b") as f:
+                for at in (0, 23 * MiB + 512):
+                    f.seek(at)
+                    f.write(b"other")
+        engine = lab.qpivot.start("verify", "--json", b.uri(), c.uri(), *slow)
+        lost_in_the_middle(engine, b.server)
+        b.server.start()
+        r = engine.wait(60)
+        assert r.rc == (1 if differs else 0), r
+        if differs:
+            assert r.named("differences")[0]["ranges"] == [
+                {"offset": 0, "length": 512}, {"offset": 23 * MiB + 512, "length": 512}], r
+        else:
+            assert r.last["bytes_read"] < 2 * (24 + 12) * MiB, r.last
+
+
+@timeout(150)
+def test_another_volume_behind_the_same_address(lab):
+    """An address proves nothing: what is finished there is read again."""
+    a, size = dense(lab), 24 * MiB
+    b = NbdVolume(lab.nbd(size))
+    engine = interrupted(lab, a, b, lambda e: b.server.kill())
+    engine.wait_event("warning", lambda e: "trying again" in e["message"], 30)
+    os.truncate(b.server.path, 0)
+    os.truncate(b.server.path, size)
+    b.server.start()
+    r = engine.wait(60)
+    assert r.rc == 1 and "has changed" in r.error, r
+    r = copy(lab, a, b, rc=1)
+    assert "has changed" in r.error and "record" in r.error, r.error
+    for name in records(lab):
+        os.unlink(os.path.join(lab.qpivot.state, name))
+    copy(lab, a, b, "--verify")
+    assert equal(lab, a, b)
+
+
 def test_two_copies_of_one_pair(lab):
     a, b = dense(lab), FileVolume(lab.path("b.raw"))
     first = lab.qpivot.start("copy", "--json", a.uri(), b.uri(), "--speed", SLOW)

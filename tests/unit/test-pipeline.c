@@ -37,6 +37,7 @@ static unsigned slow_most;
 static uint64_t slow_fails_at = UINT64_MAX;
 static bool slow_gets_lost;   /* with the first failure, and all that it had */
 static unsigned slow_puts[8]; /* for each unit */
+static unsigned slow_reads[8];
 
 static const struct bulk_ops slow_ops;
 
@@ -72,12 +73,15 @@ static void slow_service(struct bulk *bulk, short revents)
     struct slow *slow = container_of(bulk, struct slow, bulk);
     while (slow->n > 0) { /* the last one first */
         struct bulk_request *request = slow->kept[--slow->n];
-        bool fails = request->act == BULK_PUT &&
+        bool fails = (request->act == BULK_PUT || slow_gets_lost) &&
                      request->offset <= slow_fails_at &&
                      slow_fails_at < request->offset + request->length;
         slow->bulk.lost = slow->bulk.lost || (fails && slow_gets_lost);
         if (request->act == BULK_PUT) {
             slow_puts[request->offset / UNIT]++;
+        } else if (request->act == BULK_READ) {
+            slow_reads[request->offset / UNIT]++;
+            memset(request->buffer, 0, request->length);
         }
         bulk_finish(request, slow->bulk.lost ? -EIO : fails ? -ENOSPC : 0);
     }
@@ -349,4 +353,32 @@ Test(pipeline, after_a_lost_connection_what_was_not_flushed_is_done_again)
     for (unsigned i = 0; i < 3; i++) {
         cr_assert_eq(slow_puts[i], 2, "unit %u: %u", i, slow_puts[i]);
     }
+}
+
+Test(pipeline, a_comparison_goes_on_behind_what_it_has_judged)
+{
+    struct backend_ops ops = *b->ops;
+    const struct backend_ops *real = b->ops;
+    ops.bulk = &slow_ops;
+    put(a, UNIT, 1);
+    put(a, 4 * UNIT, 1);
+    b->ops = &ops;
+    slow_fails_at = 3 * UNIT;
+    slow_gets_lost = true;
+    struct pipeline p = of(PIPELINE_COMPARE);
+    p.memory = 2 * UNIT; /* one at a time */
+    cr_assert_eq(pipeline_run(&p, NULL), -EIO);
+    cr_assert(p.lost);
+    cr_assert_eq(atomic_load(&p.passed), 3 * UNIT);
+    slow_gets_lost = false;
+    pipeline_again(&p);
+    cr_assert_eq(pipeline_run(&p, NULL), 0);
+    b->ops = real;
+    cr_assert_eq(atomic_load(&p.passed), SIZE);
+    cr_assert_eq(atomic_load(&p.differing), 2 * 512);
+    cr_assert_eq(p.n_differences, 2);
+    for (unsigned i = 0; i < 3; i++) {
+        cr_assert_eq(slow_reads[i], 1, "unit %u: %u", i, slow_reads[i]);
+    }
+    cr_assert_eq(slow_reads[3], 2);
 }
