@@ -183,7 +183,7 @@ int qmp_execute(struct qmp *qmp, const char *command, const json_t *args,
  * window of 8: QEMU then reads on when it has run some of them. -EAGAIN while
  * other commands still wait to be written.
  */
-enum { QMP_BATCH_MAX = 64 };
+enum { QMP_BATCH_MAX = 66 };
 
 struct qmp_command {
     const char *command;

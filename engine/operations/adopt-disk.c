@@ -346,6 +346,7 @@ int adopt_disks(struct op *op, struct adopt *adopt, const struct graph *graph,
         found->returned = found->returned && !found->uses_target;
         disk->disk = str_printf("d%u", i);
         disk->secret = found->key;
+        disk->may_write_block = true; /* QEMU does not tell */
         disk->make_format = found->create;
         r = disk->disk == NULL ? -ENOMEM : 0;
         r = r < 0 ? r : fill_device(disk, graph, device, id, found);

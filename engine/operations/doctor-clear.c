@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "operations/doctor.h"
 #include "run/claim.h"
+#include "steps/cancel.h"
 #include "vm/graph.h"
 #include "vm/vm.h"
 
@@ -22,6 +23,8 @@ enum {
 
 /* How far the removal of one kind has come. */
 struct clearing {
+    struct cancelling cancelling; /* first: see cancel_jobs() */
+    const char *id;
     uint64_t since_ms;
     size_t at;       /* in doctor->items, or in doctor->order */
     unsigned n_torn; /* looks at a graph that changed meanwhile */
@@ -134,11 +137,18 @@ static void jobs_on_jobs(struct act *act, const struct job_list *jobs)
         /* Always by force: a soft end would be a clean copy nobody wants. */
         const char *verb =
             job->status == JOB_CONCLUDED ? "job-dismiss" : "job-cancel";
-        if (!is_asked(item, verb)) {
-            act_qmp(act, verb, json_pack("{s:s}", "id", id), jobs_on_reply);
-            return;
+        if (is_asked(item, verb)) {
+            waits = true;
+            continue;
         }
-        waits = true;
+        clearing->id = id;
+        if (job->status == JOB_CONCLUDED) {
+            act_qmp(act, verb, json_pack("{s:s}", "id", id), jobs_on_reply);
+        } else {
+            cancel_jobs(act, &clearing->id, 1, str_eq(job->type, "mirror"),
+                        jobs_on_reply);
+        }
+        return;
     }
     if (!waits || lasted > WAIT_MS) {
         act_end(act, NULL);

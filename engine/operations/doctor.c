@@ -10,7 +10,7 @@
 #include "qpivot.h"
 #include "run/journal.h"
 
-enum { VERSION = 1, COMMAND_TIMEOUT_MS = 30000 };
+enum { VERSION = 1, FREEZE_LIMIT_MS = 2000, COMMAND_TIMEOUT_MS = 30000 };
 
 static void doctor_decide(struct op *op);
 static void doctor_free(void *data);
@@ -100,6 +100,7 @@ int doctor_start(const struct op_host *host,
         doctor_free(doctor);
         return err_set(errp, -ENOMEM, "doctor", "out of memory");
     }
+    plan->freeze_limit_ms = FREEZE_LIMIT_MS;
     plan->command_timeout_ms = options->command_timeout_ms != 0
                                    ? options->command_timeout_ms
                                    : COMMAND_TIMEOUT_MS;

@@ -268,6 +268,7 @@ static int fill_disk(struct plan_disk *disk, const struct graph *graph,
     disk->sync = dup_text("full");
     disk->reason = dup_text(NULL);
     disk->copy_mode = dup_text(backlog_copy_mode(can_switch));
+    disk->may_write_block = true;
     disk->how = dup_text(target ? NULL : how);
     disk->dst_node = dup_text(NULL);
     disk->placeholder = dup_text(NULL);

@@ -384,14 +384,14 @@ static int decide_nodes(struct op *op, struct plan_disk *disk,
 }
 
 /*
- * QEMU 7.2 frees what the guest's own writes to the target still use when a
- * write-blocking mirror is cancelled under them (see cuts_first() of
- * steps/act-on.c). An NBD connection is cut first; there is none here.
+ * A guest's write that waits for storage without an answer is let go by cutting
+ * its NBD connection; there is none here.
  */
 static void decide_copy_mode(struct plan_disk *disk)
 {
     if (str_eq(disk->how, "direct")) {
         replace(&disk->copy_mode, "background");
+        disk->may_write_block = false;
     }
 }
 

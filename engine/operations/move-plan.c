@@ -410,20 +410,15 @@ void move_decide(struct op *op)
     emit_plan(op);
 }
 
-/*
- * QEMU frees what its mirror knows of writes under way before it waits for
- * them (the end of mirror_run() in block/mirror.c); a connection can be cut
- * first, see cuts_first().
- */
-static void check_copy_mode(struct op *op, const struct plan_disk *disk)
+static void decide_copy_mode(struct op *op, struct plan_disk *disk)
 {
-    if (!disk->nbd && str_eq(disk->copy_mode, "write-blocking")) {
-        move_note(op_request(op),
-                  "%s: if a write-blocking copy is cancelled or fails while the"
-                  " guest writes, QEMU itself may end (7.2 was seen to):"
-                  " '--copy-mode auto' has it only where it must",
-                  disk->disk);
-    }
+    enum qpivot_copy_mode mode = op_plan(op)->copy_mode;
+    bool can_switch = qmp_schema_has_arg(
+        vm_schema(op_vm(op)), "block-job-change", "type=mirror.copy-mode");
+    disk->copy_mode = strdup(
+        mode == QPIVOT_COPY_WRITE_BLOCKING ? "write-blocking" : "background");
+    disk->may_write_block = mode == QPIVOT_COPY_WRITE_BLOCKING ||
+                            (mode == QPIVOT_COPY_AUTO && can_switch);
 }
 
 static void decide_disk(struct op *op, struct plan_disk *disk)
@@ -453,10 +448,7 @@ static void decide_disk(struct op *op, struct plan_disk *disk)
                                 : looked->target.size;
     disk->shim = disk->target_size > disk->size;
     disk->image = disk->shim && qcow2;
-    disk->copy_mode =
-        strdup(plan->copy_mode == QPIVOT_COPY_WRITE_BLOCKING ? "write-blocking"
-                                                             : "background");
-    check_copy_mode(op, disk);
+    decide_copy_mode(op, disk);
     if (looked->looked) {
         move_check_target(op, disk, volume, &looked->target);
         move_check_verify(op, disk, volume);

@@ -7,24 +7,19 @@
 #include "vm/vm.h"
 
 int act_guard_arm(struct act *act, const char *const *jobs, unsigned n_jobs,
-                  struct err **errp)
+                  enum watchdog_guest guest, struct err **errp)
 {
     struct op *op = act->op;
-    op->guard = watchdog_disarm(op->guard);
+    struct watchdog *guard = NULL;
     struct qmp *qmp = vm_qmp(op->vm);
-    return watchdog_arm(qmp_fd(qmp), qmp_lifeline_fd(qmp), jobs, n_jobs,
-                        (unsigned)op->plan->freeze_limit_ms, &op->guard, errp);
-}
-
-int act_guard_stopped(struct act *act, const char *const *jobs, unsigned n_jobs,
-                      struct err **errp)
-{
-    struct op *op = act->op;
-    struct qmp *qmp = vm_qmp(op->vm);
-    op->guard = watchdog_disarm(op->guard);
-    return watchdog_arm_stopped(qmp_fd(qmp), qmp_lifeline_fd(qmp), jobs, n_jobs,
-                                (unsigned)op->plan->freeze_limit_ms, &op->guard,
-                                errp);
+    int r = watchdog_arm(qmp_fd(qmp), qmp_lifeline_fd(qmp), jobs, n_jobs, guest,
+                         (unsigned)op->plan->freeze_limit_ms, &guard, errp);
+    if (r == 0) {
+        /* Only now: there must be one at any time. */
+        (void)watchdog_disarm(op->guard);
+        op->guard = guard;
+    }
+    return r;
 }
 
 int act_guard_stream(struct act *act, unsigned limit_ms, struct err **errp)
@@ -40,6 +35,16 @@ int act_guard_stream(struct act *act, unsigned limit_ms, struct err **errp)
         op->guard = guard;
     }
     return r;
+}
+
+void act_set_owes_cont(struct act *act, bool owes)
+{
+    act->op->owes_cont = owes;
+}
+
+bool act_owes_cont(const struct act *act)
+{
+    return act->op->owes_cont;
 }
 
 bool act_guard_is_armed(const struct act *act)

@@ -262,7 +262,7 @@ void act_probed(struct act *act, enum probe_verdict verdict)
 void act_qmp(struct act *act, const char *command, json_t *args,
              act_reply_fn *then)
 {
-    act_qmp_batch(act, command, args != NULL ? &args : NULL, 1, then);
+    act_qmp_batch(act, &(struct act_command){command, args}, 1, then);
 }
 
 void act_command(struct act *act, act_reply_fn *then)
@@ -278,43 +278,43 @@ void act_command(struct act *act, act_reply_fn *then)
             then);
 }
 
-void act_qmp_batch(struct act *act, const char *command, json_t *const *args,
-                   unsigned n_args, act_reply_fn *then)
+void act_qmp_batch(struct act *act, const struct act_command *commands,
+                   unsigned n_commands, act_reply_fn *then)
 {
-    struct qmp_command commands[ACT_CALLS_MAX];
+    struct qmp_command lines[ACT_CALLS_MAX];
     struct qmp *qmp = vm_qmp(act_vm(act));
     const struct plan_disk *disk = act_disk(act);
     unsigned timeout_ms = (unsigned)act->op->plan->command_timeout_ms;
-    assert(n_args <= ACT_CALLS_MAX);
+    assert(n_commands <= ACT_CALLS_MAX);
     act_drop_pending(act);
     act->reply = then;
-    act->n_calls = n_args;
-    act->n_open = n_args;
-    for (unsigned i = 0; i < n_args; i++) {
+    act->n_calls = n_commands;
+    act->n_open = n_commands;
+    for (unsigned i = 0; i < n_commands; i++) {
         act->calls[i].act = act;
-        commands[i] =
-            (struct qmp_command){.command = command,
-                                 .args = args != NULL ? args[i] : NULL,
+        lines[i] =
+            (struct qmp_command){.command = commands[i].command,
+                                 .args = commands[i].args,
                                  .object = disk != NULL ? disk->disk : NULL,
                                  .cb = act_on_reply,
                                  .data = &act->calls[i],
                                  .ret = &act->calls[i].call};
     }
     int r = -ENOTCONN;
-    if (qmp != NULL && n_args == 1) {
+    if (qmp != NULL && n_commands == 1) {
         struct qmp_call_options options = {.timeout_ms = timeout_ms,
-                                           .object = commands[0].object};
-        r = qmp_execute(qmp, command, commands[0].args, &options, act_on_reply,
-                        &act->calls[0], &act->calls[0].call);
+                                           .object = lines[0].object};
+        r = qmp_execute(qmp, lines[0].command, lines[0].args, &options,
+                        act_on_reply, &act->calls[0], &act->calls[0].call);
     } else if (qmp != NULL) {
-        r = qmp_execute_batch(qmp, commands, n_args, timeout_ms);
+        r = qmp_execute_batch(qmp, lines, n_commands, timeout_ms);
     }
-    for (unsigned i = 0; args != NULL && i < n_args; i++) {
-        json_decref(args[i]);
+    for (unsigned i = 0; i < n_commands; i++) {
+        json_decref(commands[i].args);
     }
     if (r < 0) {
         act->n_calls = act->n_open = 0;
-        act_error(act, r, command);
+        act_error(act, r, commands[0].command);
     }
 }
 

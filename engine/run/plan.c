@@ -71,6 +71,7 @@ static const struct field disk_fields[] = {
     DISK(target_is_zero, FLAG),
     DISK(reason, TEXT),
     DISK(copy_mode, TEXT),
+    DISK_LATER(may_write_block, FLAG),
     DISK_LATER(how, TEXT),
     DISK_LATER(dst_node, TEXT),
     DISK_LATER(from_blockdevs, JSON),

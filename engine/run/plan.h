@@ -53,6 +53,7 @@ struct plan_disk {
     bool target_is_zero;
     char *reason; /* why that sync, for people */
     char *copy_mode;
+    bool may_write_block; /* its mirror is write-blocking, or may become so */
     /* another host: how it gets there */
     char *how;         /* "share" "nbd" "direct" "skip", or "": no migration */
     char *dst_node;    /* what the destination's device uses: the export's */

@@ -17,6 +17,7 @@
 
 #include "backends/backend.h"
 #include "run/plan.h"
+#include "run/watchdog.h"
 #include "vm/job.h"
 
 struct act;
@@ -124,8 +125,13 @@ void act_qmp(struct act *act, const char *command, json_t *args,
 void act_command(struct act *act, act_reply_fn *then);
 
 /* Several commands by one write: see qmp_execute_batch(). Steals all args. */
-void act_qmp_batch(struct act *act, const char *command, json_t *const *args,
-                   unsigned n_args, act_reply_fn *then);
+struct act_command {
+    const char *command;
+    json_t *args; /* or NULL */
+};
+
+void act_qmp_batch(struct act *act, const struct act_command *commands,
+                   unsigned n_commands, act_reply_fn *then);
 
 /* 'fn' is called with fresh jobs until the act ends or does something else. */
 typedef void act_jobs_fn(struct act *act, const struct job_list *jobs);
@@ -213,10 +219,7 @@ uint64_t act_stands_since_ms(const struct act *act);
 /* --- the frozen moment: see run/watchdog.h --- */
 
 int act_guard_arm(struct act *act, const char *const *jobs, unsigned n_jobs,
-                  struct err **errp);
-/* The same for a guest that is about to be stopped: it is let go on, too. */
-int act_guard_stopped(struct act *act, const char *const *jobs, unsigned n_jobs,
-                      struct err **errp);
+                  enum watchdog_guest guest, struct err **errp);
 /* The same for a stream, which stops the guest before the switchover. */
 int act_guard_stream(struct act *act, unsigned limit_ms, struct err **errp);
 bool act_guard_is_armed(const struct act *act);
@@ -224,3 +227,9 @@ bool act_guard_is_armed(const struct act *act);
 int act_guard_commit(struct act *act, struct err **errp);
 void act_guard_hold_off(struct act *act); /* nothing is frozen yet */
 void act_guard_disarm(struct act *act);
+/*
+ * Whether a guest that ran is stopped, or may be, by an act that lets it go on
+ * itself: what is to be known when that is begun anew.
+ */
+void act_set_owes_cont(struct act *act, bool owes);
+bool act_owes_cont(const struct act *act);

@@ -24,7 +24,7 @@ enum {
     LOOKS = 10,
     LOOK_MS = 100,
     LINE_SIZE = 16384,
-    MESSAGE_MAX = (JOBS_MAX + 1) * 112,
+    MESSAGE_MAX = (JOBS_MAX + 2) * 112,
 };
 
 #define WATCHDOG_ID "qpv-watchdog-"
@@ -47,41 +47,38 @@ struct guarded {
     unsigned limit_ms;
 };
 
+struct message {
+    char text[MESSAGE_MAX];
+    size_t len;
+    unsigned n_commands;
+};
+
 static int start(const struct guarded *guarded, struct watchdog **ret,
                  struct err **errp);
 static void guard(const struct guarded *guarded, int engine);
-static int message_of(const char *const *jobs, unsigned n_jobs,
-                      char out[MESSAGE_MAX], size_t *ret_len);
-static int add_cont(unsigned number, char out[MESSAGE_MAX], size_t *len);
+static int add_command(struct message *message, const char *command,
+                       const char *job);
 
 int watchdog_arm(int monitor_fd, int lifeline_fd, const char *const *jobs,
-                 unsigned n_jobs, unsigned limit_ms, struct watchdog **ret,
-                 struct err **errp)
+                 unsigned n_jobs, enum watchdog_guest guest, unsigned limit_ms,
+                 struct watchdog **ret, struct err **errp)
 {
-    char message[MESSAGE_MAX]; /* on the stack: the child must not malloc() */
-    size_t len;
-    if (n_jobs > JOBS_MAX || message_of(jobs, n_jobs, message, &len) < 0 ||
-        monitor_fd < 0) {
+    struct message message = {0}; /* no malloc() in the child */
+    int r = n_jobs > JOBS_MAX || monitor_fd < 0 ? -EINVAL : 0;
+    if (r == 0 && guest == WATCHDOG_STOPS) {
+        r = add_command(&message, "stop", NULL);
+    }
+    for (unsigned i = 0; r == 0 && i < n_jobs; i++) {
+        r = add_command(&message, "job-cancel", jobs[i]);
+    }
+    if (r == 0 && guest != WATCHDOG_LEAVES) {
+        r = add_command(&message, "cont", NULL);
+    }
+    if (r < 0) {
         return err_set(errp, -EINVAL, "freeze guard", "cannot be armed");
     }
-    struct guarded guarded = {monitor_fd, lifeline_fd, message,
-                              len,        n_jobs,      limit_ms};
-    return start(&guarded, ret, errp);
-}
-
-int watchdog_arm_stopped(int monitor_fd, int lifeline_fd,
-                         const char *const *jobs, unsigned n_jobs,
-                         unsigned limit_ms, struct watchdog **ret,
-                         struct err **errp)
-{
-    char message[MESSAGE_MAX];
-    size_t len;
-    if (n_jobs > JOBS_MAX || message_of(jobs, n_jobs, message, &len) < 0 ||
-        add_cont(n_jobs, message, &len) < 0 || monitor_fd < 0) {
-        return err_set(errp, -EINVAL, "freeze guard", "cannot be armed");
-    }
-    struct guarded guarded = {monitor_fd, lifeline_fd, message,
-                              len,        n_jobs + 1,  limit_ms};
+    struct guarded guarded = {monitor_fd,  lifeline_fd,        message.text,
+                              message.len, message.n_commands, limit_ms};
     return start(&guarded, ret, errp);
 }
 
@@ -177,33 +174,24 @@ struct watchdog *watchdog_abandon(struct watchdog *watchdog)
     return NULL;
 }
 
-static int message_of(const char *const *jobs, unsigned n_jobs,
-                      char out[MESSAGE_MAX], size_t *ret_len)
+static int add_command(struct message *message, const char *command,
+                       const char *job)
 {
-    size_t len = 0;
-    for (unsigned i = 0; i < n_jobs; i++) {
-        int n = snprintf(out + len, MESSAGE_MAX - len,
-                         "{\"execute\":\"job-cancel\",\"arguments\":{\"id\":"
-                         "\"%s\"},\"id\":\"" WATCHDOG_ID "%u\"}\r\n",
-                         jobs[i], i);
-        if (n < 0 || (size_t)n >= MESSAGE_MAX - len) {
-            return -E2BIG;
-        }
-        len += (size_t)n;
-    }
-    *ret_len = len;
-    return 0;
-}
-
-static int add_cont(unsigned number, char out[MESSAGE_MAX], size_t *len)
-{
-    int n = snprintf(out + *len, MESSAGE_MAX - *len,
-                     "{\"execute\":\"cont\",\"id\":\"" WATCHDOG_ID "%u\"}\r\n",
-                     number);
-    if (n < 0 || (size_t)n >= MESSAGE_MAX - *len) {
+    size_t room = sizeof(message->text) - message->len;
+    int n =
+        job != NULL
+            ? snprintf(message->text + message->len, room,
+                       "{\"execute\":\"%s\",\"arguments\":{\"id\":\"%s\"},"
+                       "\"id\":\"" WATCHDOG_ID "%u\"}\r\n",
+                       command, job, message->n_commands)
+            : snprintf(message->text + message->len, room,
+                       "{\"execute\":\"%s\",\"id\":\"" WATCHDOG_ID "%u\"}\r\n",
+                       command, message->n_commands);
+    if (n < 0 || (size_t)n >= room) {
         return -E2BIG;
     }
-    *len += (size_t)n;
+    message->len += (size_t)n;
+    message->n_commands++;
     return 0;
 }
 

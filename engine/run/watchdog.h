@@ -17,24 +17,24 @@
 struct err;
 struct watchdog;
 
+/* What is done about the guest when the jobs are cancelled. */
+enum watchdog_guest {
+    WATCHDOG_LEAVES,  /* nothing */
+    WATCHDOG_LETS_GO, /* it was stopped on purpose: 'cont' afterwards, on
+                         whichever side of the pivot it is by then */
+    WATCHDOG_STOPS,   /* 'stop' before and 'cont' afterwards: see
+                         steps/cancel.h */
+};
+
 /*
- * Forks the guard of 'jobs' (ids, at most 64) on the monitor's fd; it keeps
- * 'lifeline_fd' open too, unless that is -1 (qmp_lifeline_fd()). It acts
+ * Forks the guard of 'jobs' (ids, at most 64, or none) on the monitor's fd; it
+ * keeps 'lifeline_fd' open too, unless that is -1 (qmp_lifeline_fd()). It acts
  * when 'limit_ms' pass without watchdog_hold_off() or watchdog_disarm(), or
  * when this process ends.
  */
 int watchdog_arm(int monitor_fd, int lifeline_fd, const char *const *jobs,
-                 unsigned n_jobs, unsigned limit_ms, struct watchdog **ret,
-                 struct err **errp);
-/*
- * The same for a guest that is stopped on purpose: after the jobs, of which
- * there may be none, are cancelled, 'cont' lets it go on, on whichever side
- * of the pivot it is by then.
- */
-int watchdog_arm_stopped(int monitor_fd, int lifeline_fd,
-                         const char *const *jobs, unsigned n_jobs,
-                         unsigned limit_ms, struct watchdog **ret,
-                         struct err **errp);
+                 unsigned n_jobs, enum watchdog_guest guest, unsigned limit_ms,
+                 struct watchdog **ret, struct err **errp);
 /*
  * The same for a guest that stands before the switchover: migrate_cancel lets
  * it go on at the source. It must never come after migrate-continue: in the

@@ -5,27 +5,29 @@
 
 #include "base/err.h"
 #include "base/str.h"
-#include "qmp/qmp.h"
-#include "qpivot.h"
 #include "steps/alive.h"
+#include "steps/cancel.h"
 #include "vm/graph.h"
 #include "vm/vm.h"
 
 enum {
     YANK_AFTER_MS = 5000,
-    CUT_MS = 1500, /* a job whose connection was cut fails by itself */
     GIVE_UP_MS = 30000,
     LOOK_AGAIN_MS = 250,
 };
 
 /* How far clearing a job has come. */
 struct clearing {
-    struct alive_return back; /* first: alive_wait() knows no more of it */
-    enum name_what what;
+    union { /* first, as neither knows more of it; one after the other */
+        struct alive_return back;
+        struct cancelling cancelling;
+    };
+    struct name job;
+    const char *id;
+    bool write_block;
     step_fn *then; /* NULL: the act ends */
     uint64_t since_ms;
     uint64_t yanked_ms;
-    bool cut; /* before it is cancelled */
     bool cancelled;
     bool dismissed;
 };
@@ -59,7 +61,9 @@ void act_clear_job(struct act *act, enum name_what what, step_fn *then)
         act_end(act, NULL);
         return;
     }
-    clearing->what = what;
+    clearing->job = act_name(act, what);
+    clearing->id = clearing->job.text;
+    clearing->write_block = what == NAME_TWIN || act_disk(act)->may_write_block;
     clearing->then = then;
     bool back = then != NULL; /* after the pivot the guest needs the target */
     if (what == NAME_MIRROR && back) {
@@ -77,27 +81,22 @@ static void clear_begin(struct act *act)
 }
 
 /*
- * A cancelled mirror frees its bitmap of what is in flight, and only then waits
- * for the guest's own writes to the target, which use it: QEMU 7.2 was seen to
- * die of that when a write-blocking mirror's server stalled (block/mirror.c).
- * Cut first, those writes fail, and the job after them.
+ * What the guest writes waits for the server, and so would 'stop': cut off, it
+ * fails, the mirror pauses and the guest goes on.
  */
-static bool cuts_first(const struct act *act, enum name_what what)
+static void cut_first(struct act *act)
 {
-    const struct plan *plan = act_plan(act);
+    const struct clearing *clearing = act_scratch(act, sizeof(*clearing));
     const struct plan_disk *disk = act_disk(act);
-    bool may_switch =
-        plan->copy_mode == QPIVOT_COPY_AUTO &&
-        qmp_schema_has_command(vm_schema(act_vm(act)), "block-job-change");
-    return what == NAME_MIRROR && (disk->nbd || str_eq(disk->how, "nbd")) &&
-           (may_switch || str_eq(disk->copy_mode, "write-blocking"));
+    if (clearing->write_block && (disk->nbd || str_eq(disk->how, "nbd"))) {
+        vm_yank(act_vm(act));
+    }
 }
 
 static void clear_on_jobs(struct act *act, const struct job_list *jobs)
 {
     struct clearing *clearing = act_scratch(act, sizeof(*clearing));
-    struct name id = act_name(act, clearing->what);
-    const struct job *job = job_list_find(jobs, id.text);
+    const struct job *job = job_list_find(jobs, clearing->id);
     uint64_t waited_ms = act_now_ms(act) - clearing->since_ms;
     if ((job == NULL || job->status == JOB_NULL) && clearing->then != NULL) {
         clearing->then(act);
@@ -106,22 +105,18 @@ static void clear_on_jobs(struct act *act, const struct job_list *jobs)
     } else if (job->status == JOB_CONCLUDED) {
         if (!clearing->dismissed) {
             clearing->dismissed = true;
-            act_qmp(act, "job-dismiss", json_pack("{s:s}", "id", id.text),
+            act_qmp(act, "job-dismiss", json_pack("{s:s}", "id", clearing->id),
                     clear_on_reply);
         }
-    } else if (!clearing->cut && cuts_first(act, clearing->what)) {
-        clearing->cut = true;
-        vm_yank(act_vm(act));
-    } else if (clearing->cut && waited_ms < CUT_MS && !clearing->cancelled) {
-        return;
     } else if (!clearing->cancelled) {
         /* Always by force: a soft end would be a clean copy nobody wants. */
         clearing->cancelled = true;
-        act_qmp(act, "job-cancel", json_pack("{s:s}", "id", id.text),
-                clear_on_reply);
+        cut_first(act);
+        cancel_jobs(act, &clearing->id, 1, clearing->write_block,
+                    clear_on_reply);
     } else if (waited_ms > GIVE_UP_MS) {
         _cleanup_err_ struct err *err = NULL;
-        (void)err_set(&err, -ETIMEDOUT, id.text,
+        (void)err_set(&err, -ETIMEDOUT, clearing->id,
                       "the job does not end: cancelled, its connections cut,"
                       " and still there after %u s",
                       (unsigned)GIVE_UP_MS / 1000);

@@ -128,12 +128,15 @@ static int look_at_all(struct act *act, const struct job_list *jobs,
             (void)json_array_append_new(rates, json_integer(0));
             continue;
         }
-        if (job == NULL || job->status >= JOB_ABORTING) {
+        if (job == NULL || job->status >= JOB_ABORTING ||
+            job_failure(job) != NULL) {
             return err_set(errp, -ESTALE, disk->disk,
                            "the mirror was ended by somebody else, or failed%s"
                            "%s",
-                           job != NULL && job->error != NULL ? ": " : "",
-                           job != NULL && job->error != NULL ? job->error : "");
+                           job != NULL && job_failure(job) != NULL ? ": " : "",
+                           job != NULL && job_failure(job) != NULL
+                               ? job_failure(job)
+                               : "");
         }
         progress_sample(&waiting->progress[i], act_now_ms(act),
                         PROGRESS_CONVERGE, job->offset, job->len);

@@ -400,51 +400,47 @@ void client_probe(struct act *act)
 
 /* --- is it still what was planned? --- */
 
-static const char *text_of(const json_t *json, const char *key)
+static int check_copy(const struct plan_disk *disk, const struct job *job,
+                      struct err **errp)
 {
-    const char *text = json_string_value(json_object_get(json, key));
-    return text != NULL ? text : "";
-}
-
-int copy_jobs_check(const struct act *act, const json_t *jobs,
-                    struct err **errp)
-{
-    const struct plan *plan = act_plan(act);
-    size_t i;
-    json_t *job;
-    json_array_foreach(jobs, i, job) {
-        if (!name_is_ours(text_of(job, "id"))) {
-            return err_set(errp, -EBUSY, vm_name(act_vm(act)),
-                           "job '%s' of somebody else works on it",
-                           text_of(job, "id"));
-        }
+    if (job != NULL && job_failure(job) != NULL) {
+        return err_set_qmp(errp, disk->disk, "blockdev-mirror", "GenericError",
+                           job_failure(job));
     }
-    for (unsigned k = 0; k < plan->n_disks; k++) {
-        struct name id = name_of(act_op_id(act), k, NAME_MIRROR);
-        const char *status = "gone";
-        json_array_foreach(jobs, i, job) {
-            if (str_eq(text_of(job, "id"), id.text)) {
-                status = text_of(job, "status");
-            }
-        }
-        if (plan_disk_is_mirrored(&plan->disks[k]) &&
-            !str_eq(status, "ready") && !str_eq(status, "standby")) {
-            return err_set(errp, -ESTALE, plan->disks[k].disk,
-                           "the mirror was ended by somebody else, or failed:"
-                           " it is '%s'",
-                           status);
-        }
+    if (job == NULL ||
+        (job->status != JOB_READY && job->status != JOB_STANDBY)) {
+        return err_set(errp, -ESTALE, disk->disk,
+                       "the mirror was ended by somebody else: it is '%s'",
+                       job != NULL ? job_status_name(job->status) : "gone");
     }
     return 0;
 }
 
-static void check_on_jobs(struct act *act, const struct err *err,
-                          json_t *result)
+int copy_jobs_check(const struct act *act, const struct job_list *jobs,
+                    struct err **errp)
 {
-    _cleanup_err_ struct err *error = NULL;
-    if (err == NULL && copy_jobs_check(act, result, &error) < 0) {
-        err = error;
+    const struct plan *plan = act_plan(act);
+    int r = 0;
+    for (unsigned i = 0; i < jobs->n_jobs; i++) {
+        if (!name_is_ours(jobs->jobs[i].id)) {
+            return err_set(errp, -EBUSY, vm_name(act_vm(act)),
+                           "job '%s' of somebody else works on it",
+                           jobs->jobs[i].id);
+        }
     }
+    for (unsigned i = 0; r == 0 && i < plan->n_disks; i++) {
+        struct name id = name_of(act_op_id(act), i, NAME_MIRROR);
+        if (plan_disk_is_mirrored(&plan->disks[i])) {
+            r = check_copy(&plan->disks[i], job_list_find(jobs, id.text), errp);
+        }
+    }
+    return r;
+}
+
+static void check_on_jobs(struct act *act, const struct job_list *jobs)
+{
+    _cleanup_err_ struct err *err = NULL;
+    (void)copy_jobs_check(act, jobs, &err);
     act_end(act, err);
 }
 
@@ -461,7 +457,7 @@ static void check_on_graph(struct act *act, const struct err *err,
     if (error != NULL) {
         act_end(act, error);
     } else {
-        act_qmp(act, "query-jobs", NULL, check_on_jobs);
+        act_wait_jobs(act, check_on_jobs);
     }
 }
 
@@ -563,9 +559,9 @@ static void end_on_jobs(struct act *act, const struct job_list *jobs)
     if (ending == NULL || job == NULL) {
         (void)err_set(&err, -ENOENT, disk->disk,
                       "the mirror job has vanished from QEMU");
-    } else if (job->status == JOB_CONCLUDED && job->error != NULL) {
+    } else if (job_failure(job) != NULL) {
         (void)err_set_qmp(&err, disk->disk, "blockdev-mirror", "GenericError",
-                          job->error);
+                          job_failure(job));
     } else if (job->status == JOB_CONCLUDED && !ending->asked) {
         /* The guest may have written since: the copy is of an earlier time. */
         (void)err_set(&err, -ESTALE, disk->disk,

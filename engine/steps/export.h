@@ -25,8 +25,8 @@ step_command_fn client_command;
 
 /* Whether all disks are as planned, and no job works but ours. */
 step_fn copy_check;
-/* The same of 'jobs', as query-jobs tells them. */
-int copy_jobs_check(const struct act *act, const json_t *jobs,
+/* The same of 'jobs'. */
+int copy_jobs_check(const struct act *act, const struct job_list *jobs,
                     struct err **errp);
 /* Ends the mirror without a pivot, error-free, and closes its nodes. */
 step_fn copy_end;

@@ -68,12 +68,15 @@ static json_t *common_arguments(const char *op, const struct plan *plan,
                                 const struct plan_disk *disk)
 {
     struct name id = name_of(op, disk->index, NAME_MIRROR);
+    /* It waits for us to end it: see steps/cancel.h. */
+    bool stays = disk->may_write_block;
     json_t *args =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b}", "job-id", id.text,
                   "device", disk->root, "sync", disk->sync, "copy-mode",
-                  disk->copy_mode, "on-source-error", "report",
+                  disk->copy_mode, "on-source-error", stays ? "stop" : "report",
                   /* A full target is a pause, not a lost copy. */
-                  "on-target-error", "enospc", "auto-finalize", !plan->group,
+                  "on-target-error", stays ? "stop" : "enospc", "auto-finalize",
+                  !plan->group,
                   /* An error must not vanish with its job. */
                   "auto-dismiss", 0);
     if (*disk->replaces != '\0') {
@@ -242,7 +245,8 @@ static void follow_on_jobs(struct act *act, const struct job_list *jobs)
     const struct job *job = job_list_find(jobs, id.text);
     bool paused = job != NULL &&
                   (job->status == JOB_PAUSED || job->status == JOB_STANDBY);
-    if (job == NULL || job->status >= JOB_ABORTING) {
+    if (job == NULL || job->status >= JOB_ABORTING ||
+        job_failure(job) != NULL) {
         follow_ended(act, job);
         return;
     }
@@ -371,11 +375,11 @@ static void follow_ended(struct act *act, const struct job *job)
     struct follow *follow = act_scratch(act, sizeof(*follow));
     _cleanup_err_ struct err *err = NULL;
     const struct plan_disk *disk = act_disk(act);
-    if (job != NULL && job->error != NULL) {
+    if (job != NULL && job_failure(job) != NULL) {
         (void)err_set_qmp(&err, disk->disk,
                           disk->drive_mirror ? "drive-mirror"
                                              : "blockdev-mirror",
-                          "GenericError", job->error);
+                          "GenericError", job_failure(job));
         act_end(act, err);
     } else if (job == NULL || job->status == JOB_CONCLUDED) {
         /* Without an error it may have pivoted: the graph tells. */

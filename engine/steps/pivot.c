@@ -13,6 +13,7 @@
 #include "base/str.h"
 #include "run/claim.h"
 #include "steps/act-on.h"
+#include "steps/cancel.h"
 #include "steps/disk.h"
 #include "steps/hold.h"
 #include "vm/graph.h"
@@ -29,6 +30,10 @@ enum {
 enum stage { COMPLETING, CARRYING, FINALIZING };
 
 struct pivoting {
+    struct cancelling cancelling; /* first: see cancel_jobs() */
+    struct name names[GROUP_MAX];
+    const char *ids[GROUP_MAX];
+    bool runs; /* the guest, which nobody holds */
     enum stage stage;
     uint64_t since_ms; /* when the jobs were told to complete */
     bool yanked;
@@ -36,6 +41,8 @@ struct pivoting {
     unsigned looks;
 };
 
+static void pivot_on_status(struct act *act, const struct err *err,
+                            json_t *result);
 static void pivot_on_checked(struct act *act, const struct err *err,
                              const struct graph *graph);
 static void pivot_on_completed(struct act *act, const struct err *err,
@@ -96,12 +103,45 @@ static void thaw(struct act *act)
 static void all_jobs(struct act *act, const char *command, act_reply_fn *then)
 {
     const struct plan *plan = act_plan(act);
-    json_t *args[GROUP_MAX];
+    struct act_command commands[GROUP_MAX];
     unsigned n = plan->n_disks < GROUP_MAX ? plan->n_disks : GROUP_MAX;
     for (unsigned i = 0; i < n; i++) {
-        args[i] = json_pack("{s:s}", "id", job_name(act, i).text);
+        commands[i] = (struct act_command){
+            command, json_pack("{s:s}", "id", job_name(act, i).text)};
     }
-    act_qmp_batch(act, command, args, n, then);
+    act_qmp_batch(act, commands, n, then);
+}
+
+static bool may_write_block(const struct act *act)
+{
+    const struct plan *plan = act_plan(act);
+    bool may = act_is_returning(act);
+    for (unsigned i = 0; i < plan->n_disks; i++) {
+        may = may || plan->disks[i].may_write_block;
+    }
+    return may;
+}
+
+/* The ids of all jobs, kept for as long as the act; NULL without memory. */
+static const char *const *all_ids(struct act *act)
+{
+    struct pivoting *pivoting = act_scratch(act, sizeof(*pivoting));
+    for (unsigned i = 0; pivoting != NULL && i < act_plan(act)->n_disks; i++) {
+        pivoting->names[i] = job_name(act, i);
+        pivoting->ids[i] = pivoting->names[i].text;
+    }
+    return pivoting != NULL ? pivoting->ids : NULL;
+}
+
+static void cancel_all(struct act *act, act_reply_fn *then)
+{
+    const char *const *ids = all_ids(act);
+    if (ids != NULL) {
+        cancel_jobs(act, ids, act_plan(act)->n_disks, may_write_block(act),
+                    then);
+    } else {
+        all_jobs(act, "job-cancel", then);
+    }
 }
 
 /* --- pivot --- */
@@ -143,6 +183,23 @@ void pivot_run(struct act *act)
         act_end(act, err);
         return;
     }
+    if (may_write_block(act) && !guest_owes_cont(act)) {
+        act_qmp(act, "query-status", NULL, pivot_on_status);
+    } else {
+        act_graph(act, pivot_on_checked);
+    }
+}
+
+/* Its guard cannot ask. */
+static void pivot_on_status(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    struct pivoting *pivoting = act_scratch(act, sizeof(*pivoting));
+    if (err != NULL) {
+        act_end(act, err);
+        return;
+    }
+    pivoting->runs = guest_runs(result);
     act_graph(act, pivot_on_checked);
 }
 
@@ -155,19 +212,19 @@ static void pivot_on_checked(struct act *act, const struct err *err,
 {
     const struct plan *plan = act_plan(act);
     struct pivoting *pivoting = act_scratch(act, sizeof(*pivoting));
-    struct name names[GROUP_MAX];
-    const char *ids[GROUP_MAX];
     _cleanup_err_ struct err *error = err_copy(err);
     for (unsigned i = 0; error == NULL && i < plan->n_disks; i++) {
-        names[i] = job_name(act, i);
-        ids[i] = names[i].text;
         if (!act_is_returning(act)) {
             (void)disk_is_as_planned(graph, &plan->disks[i], &error);
         }
     }
     bool guarded = guest_owes_cont(act) && act_guard_is_armed(act);
     if (error == NULL && plan->group && !guarded) {
-        (void)act_guard_arm(act, ids, plan->n_disks, &error);
+        (void)act_guard_arm(act, all_ids(act), plan->n_disks,
+                            pivoting->runs && may_write_block(act)
+                                ? WATCHDOG_STOPS
+                                : WATCHDOG_LEAVES,
+                            &error);
     }
     if (error != NULL) {
         act_end(act, error);
@@ -188,18 +245,17 @@ static void pivot_on_completed(struct act *act, const struct err *err,
     }
 }
 
-static int job_failure(const struct plan_disk *disk, const struct job *job,
-                       struct err **errp)
+static int check_job(const struct plan_disk *disk, const struct job *job,
+                     struct err **errp)
 {
     if (job == NULL) {
         return err_set(errp, -ENOENT, disk->disk,
                        "the mirror job has vanished from QEMU");
     }
-    if (job->status == JOB_CONCLUDED && job->error != NULL) {
-        return err_set_qmp(errp, disk->disk, "job-complete", "GenericError",
-                           job->error);
-    }
-    return 0;
+    const char *why = job_failure(job);
+    return why == NULL ? 0
+                       : err_set_qmp(errp, disk->disk, "job-complete",
+                                     "GenericError", why);
 }
 
 static void pivot_on_jobs(struct act *act, const struct job_list *jobs)
@@ -210,7 +266,7 @@ static void pivot_on_jobs(struct act *act, const struct job_list *jobs)
     _cleanup_err_ struct err *err = NULL;
     for (unsigned i = 0; i < plan->n_disks; i++) {
         const struct job *job = job_list_find(jobs, job_name(act, i).text);
-        if (job_failure(&plan->disks[i], job, &err) < 0) {
+        if (check_job(&plan->disks[i], job, &err) < 0) {
             act_end(act, err);
             return;
         }
@@ -407,7 +463,7 @@ static void undo_on_cancelled(struct act *act, const struct err *err,
 
 void pivot_undo(struct act *act)
 {
-    all_jobs(act, "job-cancel", undo_on_cancelled);
+    cancel_all(act, undo_on_cancelled);
 }
 
 /* --- in doubt: ask the graph --- */
@@ -553,7 +609,11 @@ static void probe_on_graph(struct act *act, const struct err *err,
         /* One that somebody else has kept from it is completed first. */
         const char *forward =
             pivoting->looks % 2 == 0 ? "job-complete" : "job-finalize";
-        all_jobs(act, n_pivoted > 0 ? forward : "job-cancel", probe_again);
+        if (n_pivoted > 0) {
+            all_jobs(act, forward, probe_again);
+        } else {
+            cancel_all(act, probe_again);
+        }
     } else {
         act_again(act, LOOK_AGAIN_MS, pivot_probe);
     }

@@ -402,14 +402,10 @@ static void follow_on_info(struct act *act, const struct err *err,
     }
 }
 
-static void follow_on_jobs(struct act *act, const struct err *err,
-                           json_t *result)
+static void follow_on_jobs(struct act *act, const struct job_list *jobs)
 {
-    _cleanup_err_ struct err *error = NULL;
-    if (err == NULL && copy_jobs_check(act, result, &error) < 0) {
-        err = error;
-    }
-    if (err != NULL) {
+    _cleanup_err_ struct err *err = NULL;
+    if (copy_jobs_check(act, jobs, &err) < 0) {
         act_end(act, err);
     } else {
         act_qmp(act, "query-migrate", NULL, follow_on_info);
@@ -419,7 +415,7 @@ static void follow_on_jobs(struct act *act, const struct err *err,
 static void follow_look(struct act *act)
 {
     act_guard_hold_off(act);
-    act_qmp(act, "query-jobs", NULL, follow_on_jobs);
+    act_wait_jobs(act, follow_on_jobs);
 }
 
 /* Follows on; what an earlier engine has seen of the guest holds. */

@@ -123,6 +123,15 @@ static void read_block_job(struct job_list *list, const json_t *json)
     }
 }
 
+const char *job_failure(const struct job *job)
+{
+    bool paused = job->status == JOB_PAUSED || job->status == JOB_STANDBY;
+    return job->error != NULL ? job->error
+           : paused && job->io_error
+               ? "a read of the source or a write to the target has failed"
+               : NULL;
+}
+
 static uint64_t count_of(const json_t *json, const char *member)
 {
     json_int_t value = json_integer_value(json_object_get(json, member));

@@ -48,4 +48,9 @@ int job_list_init(struct job_list *list, const json_t *query_jobs,
                   const json_t *query_block_jobs, struct err **errp);
 void job_list_done(struct job_list *list);
 const struct job *job_list_find(const struct job_list *list, const char *id);
+/*
+ * Why a mirror does not get to its end by itself, in words; NULL: it may, and
+ * so may one that waits for space.
+ */
+const char *job_failure(const struct job *job);
 const char *job_status_name(enum job_status status);

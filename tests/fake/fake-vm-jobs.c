@@ -306,6 +306,17 @@ static json_t *job_finalize(struct fake_vm *vm, const json_t *args)
     return json_object();
 }
 
+/* A real QEMU may end of it: see steps/cancel.h. */
+static void cancelled_under_writes(struct fake_vm *vm,
+                                   const struct fake_job *job)
+{
+    if (job->mirror && job->blocking && job->status != FAKE_PENDING &&
+        vm->runstate == FAKE_RUNS) {
+        fake_vm_violation(vm, "a write-blocking mirror is cancelled under the"
+                              " guest's writes");
+    }
+}
+
 static json_t *job_cancel(struct fake_vm *vm, const json_t *args)
 {
     struct fake_job *job = fake_vm_find_job(vm, text(args, "id"));
@@ -315,6 +326,7 @@ static json_t *job_cancel(struct fake_vm *vm, const json_t *args)
     if (job->status == FAKE_CONCLUDED) {
         return refuse_verb(job, "cancel");
     }
+    cancelled_under_writes(vm, job);
     if (job->mirror) {
         drop_filter(vm, job);
     }
@@ -346,6 +358,7 @@ static json_t *block_job_cancel(struct fake_vm *vm, const json_t *args)
         set_status(vm, job, FAKE_WAITING);
         return json_object();
     }
+    cancelled_under_writes(vm, job);
     drop_filter(vm, job);
     copy(job->error, sizeof(job->error), "Operation canceled");
     set_status(vm, job, FAKE_CONCLUDED);

@@ -67,7 +67,8 @@ Test(watchdog, a_dead_engine_lets_the_jobs_be_cancelled_and_drained)
     char text[2048];
     struct watchdog *guard = NULL;
     struct monitor monitor = monitor_open();
-    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, LONG_MS, &guard, NULL),
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, WATCHDOG_LEAVES,
+                              LONG_MS, &guard, NULL),
                  0);
     (void)watchdog_abandon(guard); /* the end of file is the same */
     (void)close(monitor.ours);
@@ -91,8 +92,8 @@ Test(watchdog, a_stopped_guest_goes_on_after_the_jobs_are_cancelled)
     struct watchdog *guard = NULL;
     for (unsigned n = 0; n <= 2; n += 2) {
         struct monitor monitor = monitor_open();
-        cr_assert_eq(watchdog_arm_stopped(monitor.ours, -1, jobs, n, LONG_MS,
-                                          &guard, NULL),
+        cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, n, WATCHDOG_LETS_GO,
+                                  LONG_MS, &guard, NULL),
                      0);
         (void)watchdog_abandon(guard);
         (void)close(monitor.ours);
@@ -105,6 +106,26 @@ Test(watchdog, a_stopped_guest_goes_on_after_the_jobs_are_cancelled)
     }
 }
 
+Test(watchdog, a_guest_that_runs_is_stopped_before_and_goes_on_afterwards)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, WATCHDOG_STOPS,
+                              LONG_MS, &guard, NULL),
+                 0);
+    (void)watchdog_abandon(guard);
+    (void)close(monitor.ours);
+    read_cancels(&monitor, 4, text);
+    const char *stop = strstr(text, "\"stop\"");
+    const char *cancel = strstr(text, "job-cancel");
+    const char *cont = strstr(text, "\"cont\"");
+    cr_assert(stop != NULL && cancel != NULL && cont != NULL);
+    cr_assert(stop < cancel && cancel < cont);
+    cr_assert_null(strstr(cont, "job-cancel"), "a job could take its writes");
+    (void)close(monitor.qemu);
+}
+
 Test(watchdog, a_killed_process_is_a_dead_engine)
 {
     char text[2048];
@@ -113,7 +134,8 @@ Test(watchdog, a_killed_process_is_a_dead_engine)
     cr_assert_geq(pid, 0);
     if (pid == 0) {
         struct watchdog *guard = NULL;
-        (void)watchdog_arm(monitor.ours, -1, jobs, 1, LONG_MS, &guard, NULL);
+        (void)watchdog_arm(monitor.ours, -1, jobs, 1, WATCHDOG_LEAVES, LONG_MS,
+                           &guard, NULL);
         (void)raise(SIGKILL);
     }
     (void)close(monitor.ours);
@@ -126,8 +148,9 @@ Test(watchdog, the_limit_passes_and_no_reply_is_stolen)
     char text[2048];
     struct watchdog *guard = NULL;
     struct monitor monitor = monitor_open();
-    cr_assert_eq(
-        watchdog_arm(monitor.ours, -1, jobs, 2, SHORT_MS, &guard, NULL), 0);
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, WATCHDOG_LEAVES,
+                              SHORT_MS, &guard, NULL),
+                 0);
     read_cancels(&monitor, 2, text);
     static const char reply[] = "{\"return\":{},\"id\":\"qpv-watchdog-0\"}";
     cr_assert_gt(write(monitor.qemu, reply, sizeof(reply) - 1), 0);
@@ -141,23 +164,25 @@ Test(watchdog, a_stopped_guest_is_let_go_on_after_the_jobs)
     char text[2048];
     struct watchdog *guard = NULL;
     struct monitor monitor = monitor_open();
-    cr_assert_eq(
-        watchdog_arm_stopped(monitor.ours, -1, jobs, 2, LONG_MS, &guard, NULL),
-        0);
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, WATCHDOG_LETS_GO,
+                              LONG_MS, &guard, NULL),
+                 0);
     (void)watchdog_abandon(guard);
     read_cancels(&monitor, 2, text); /* all of it is one write */
     const char *cont = strstr(text, "\"execute\":\"cont\"");
     cr_assert_not_null(cont);
     cr_assert_null(strstr(cont, "job-cancel"), "a job could hold its writes");
-    cr_assert_eq(watchdog_arm_stopped(-1, -1, NULL, 0, LONG_MS, &guard, NULL),
-                 -EINVAL);
+    cr_assert_eq(
+        watchdog_arm(-1, -1, NULL, 0, WATCHDOG_LETS_GO, LONG_MS, &guard, NULL),
+        -EINVAL);
 }
 
 Test(watchdog, disarmed_it_does_nothing)
 {
     struct watchdog *guard = NULL;
     struct monitor monitor = monitor_open();
-    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, LONG_MS, &guard, NULL),
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 2, WATCHDOG_LEAVES,
+                              LONG_MS, &guard, NULL),
                  0);
     cr_assert_null(watchdog_disarm(guard));
     expect_silence(&monitor);
@@ -169,7 +194,8 @@ Test(watchdog, holding_off_starts_the_limit_anew)
 {
     struct watchdog *guard = NULL;
     struct monitor monitor = monitor_open();
-    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 1, 1000, &guard, NULL),
+    cr_assert_eq(watchdog_arm(monitor.ours, -1, jobs, 1, WATCHDOG_LEAVES, 1000,
+                              &guard, NULL),
                  0);
     struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
     for (unsigned i = 0; i < 20; i++) {
@@ -281,7 +307,11 @@ Test(watchdog, what_it_cannot_guard_is_refused)
     for (unsigned i = 0; i < 65; i++) {
         many[i] = "j";
     }
-    cr_assert_eq(watchdog_arm(0, -1, many, 65, LONG_MS, &guard, NULL), -EINVAL);
-    cr_assert_eq(watchdog_arm(-1, -1, many, 1, LONG_MS, &guard, NULL), -EINVAL);
+    cr_assert_eq(
+        watchdog_arm(0, -1, many, 65, WATCHDOG_LEAVES, LONG_MS, &guard, NULL),
+        -EINVAL);
+    cr_assert_eq(
+        watchdog_arm(-1, -1, many, 1, WATCHDOG_LEAVES, LONG_MS, &guard, NULL),
+        -EINVAL);
     cr_assert_null(guard);
 }
