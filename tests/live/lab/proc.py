@@ -73,6 +73,8 @@ class Proc:
     Python be killed by SIGKILL, the kernel ends the program all the same.
     """
 
+    all = []  # that were started
+
     def __init__(self, argv, log, env=None, stdin=subprocess.DEVNULL,
                  stdout=None, cwd=None):
         self.argv = [str(a) for a in argv]
@@ -87,6 +89,14 @@ class Proc:
                 env=dict(os.environ, **(env or {})), cwd=cwd,
                 start_new_session=True)
         self.pid = self.popen.pid
+        Proc.all.append(self)
+
+    @classmethod
+    def crashed(cls):
+        """Of those that ended by a signal which nobody sends: (name, signal, words)."""
+        sent = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+        return [(p.argv[0], -p.popen.returncode, p.tail()) for p in cls.all
+                if not p.alive() and p.popen.returncode < 0 and -p.popen.returncode not in sent]
 
     def alive(self):
         return self.popen.poll() is None

@@ -213,6 +213,8 @@ class Job:
             try:
                 function(lab)
             finally:
+                for name, number, words in proc.Proc.crashed():
+                    print(f"{name} ended by signal {number}: {words}")
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, signal.SIG_IGN)
                 lab.end()
