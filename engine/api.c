@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "backends/backend.h"
 #include "base/err.h"
 #include "base/str.h"
+#include "bulk/resume.h"
 #include "engine.h"
 #include "operations/adopt.h"
 #include "operations/doctor.h"
@@ -24,6 +26,7 @@
 static bool disks_are_whole(const struct qpivot_disk *disks, unsigned n);
 static char *text_of(const json_t *json);
 static void tell_alive(const struct journal *journal, json_t *operation);
+static void add_transfers(struct qpivot_engine *engine, json_t *list);
 
 const char *qpivot_version(void)
 {
@@ -212,6 +215,9 @@ int qpivot_list(struct qpivot_engine *engine, char **ret_json, char **ret_error)
     for (size_t i = 0; r == 0 && i < json_array_size(json); i++) {
         tell_alive(engine_journal(engine), json_array_get(json, i));
     }
+    if (r == 0) {
+        add_transfers(engine, json);
+    }
     if (r == 0 && (*ret_json = text_of(json)) == NULL) {
         r = -ENOMEM;
     }
@@ -229,6 +235,11 @@ int qpivot_show(struct qpivot_engine *engine, const char *op, char **ret_json,
     }
     int r = journal_load(engine_journal(engine), op, &json, &err);
     tell_alive(engine_journal(engine), json);
+    if (r == -ENOENT) {
+        json_auto_t *found = records_list(engine_state_dir(engine), op);
+        json = json_incref(json_array_get(found, 0));
+        r = json != NULL ? 0 : r;
+    }
     if (r == 0 && (*ret_json = text_of(json)) == NULL) {
         r = -ENOMEM;
     }
@@ -279,6 +290,29 @@ int api_error(const struct err *err, int code, char **ret_error)
         *ret_error = api_text(err);
     }
     return code;
+}
+
+/* The newest first, as the others are. */
+static void add_transfers(struct qpivot_engine *engine, json_t *list)
+{
+    json_auto_t *copies = records_list(engine_state_dir(engine), NULL);
+    size_t i;
+    json_t *copy;
+    json_array_foreach(copies, i, copy) {
+        const char *created =
+            json_string_value(json_object_get(copy, "created"));
+        size_t at = 0;
+        while (at < json_array_size(list)) {
+            const char *other = json_string_value(
+                json_object_get(json_array_get(list, at), "created"));
+            if (created != NULL && other != NULL &&
+                strcmp(created, other) > 0) {
+                break;
+            }
+            at++;
+        }
+        (void)json_array_insert(list, at, copy);
+    }
 }
 
 /* A killed engine leaves the same record as one that is at work. */

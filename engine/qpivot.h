@@ -325,8 +325,9 @@ QPIVOT_API void qpivot_op_detach(struct qpivot_op *op);
 
 /*
  * The journal: an array of operations, newest first, or one with its steps;
- * "alive" in each tells whether an engine works on it.
- * Both block for a short read of the journal.
+ * "alive" in each tells whether an engine works on it. Copies that run or were
+ * interrupted are among them, by their records: kind "copy", see
+ * qpivot-list(1). Both block for a short read of the journal.
  */
 QPIVOT_API int qpivot_list(struct qpivot_engine *engine, char **ret_json,
                            char **ret_error);

@@ -7,6 +7,7 @@
 #include "errors.h"
 #include "journal-text.h"
 #include "terminal.h"
+#include "text.h"
 
 struct list_values {
     struct common_values common;
@@ -35,6 +36,9 @@ static void show_text(struct terminal *t, const json_t *operation);
 static void show_plan(struct terminal *t, const json_t *plan);
 static void show_record(struct terminal *t, const json_t *record);
 static void show_error(struct terminal *t, const json_t *error);
+static char *progress(const json_t *copy);
+static void add_resume(const struct list_values *v, json_t *operation);
+static void show_copy(struct terminal *t, const json_t *copy);
 static const char *word(const json_t *object, const char *name);
 
 const struct verb verb_list = {
@@ -82,12 +86,13 @@ static int list_run(const void *values, char **operands, unsigned n)
             continue;
         }
         if (v->json) {
+            add_resume(v, operation);
             print_json(operation);
             continue;
         }
         if (!head) {
-            terminal_say(&t, "%-7s %-8s %-18s %-20s %s", "OP", "KIND", "STATE",
-                         "CREATED", "QMP");
+            terminal_say(&t, "%-13s %-8s %-18s %-20s %s", "OP", "KIND", "STATE",
+                         "CREATED", "QMP, OR WHAT IS COPIED");
             head = true;
         }
         list_row(&t, operation);
@@ -124,13 +129,18 @@ static int show_run(const void *values, char **operands, unsigned n)
     if (code != 0) {
         return code;
     }
+    add_resume(v, operation);
     if (v->json) {
         print_json(operation);
         return 0;
     }
     struct terminal t;
     terminal_init(&t, stdout, false);
-    show_text(&t, operation);
+    if (journal_is_copy(operation)) {
+        show_copy(&t, operation);
+    } else {
+        show_text(&t, operation);
+    }
     terminal_done(&t);
     return 0;
 }
@@ -145,9 +155,64 @@ static void print_json(const json_t *json)
 
 static void list_row(struct terminal *t, const json_t *operation)
 {
-    terminal_say(t, "%-7s %-8s %-18s %.19sZ %s", word(operation, "op"),
+    char *what = journal_is_copy(operation)
+                     ? text_printf("%s -> %s", word(operation, "source"),
+                                   word(operation, "target"))
+                     : text_printf("%s", word(operation, "qmp"));
+    char *safe = journal_is_copy(operation) ? progress(operation) : NULL;
+    terminal_say(t, "%-13s %-8s %-18s %.19sZ %s%s%s", word(operation, "op"),
                  word(operation, "kind"), journal_state(operation),
-                 word(operation, "created"), word(operation, "qmp"));
+                 word(operation, "created"), what != NULL ? what : "-",
+                 safe != NULL ? ", " : "", safe != NULL ? safe : "");
+    free(what);
+    free(safe);
+}
+
+static char *progress(const json_t *copy)
+{
+    char done[TEXT_BYTES_MAX], size[TEXT_BYTES_MAX];
+    return text_printf(
+        "%s of %s safe",
+        text_bytes(
+            (uint64_t)json_integer_value(json_object_get(copy, "bytes_done")),
+            done),
+        text_bytes((uint64_t)json_integer_value(json_object_get(copy, "size")),
+                   size));
+}
+
+/* What only this program knows: its own command line. */
+static void add_resume(const struct list_values *v, json_t *operation)
+{
+    char *line = journal_is_copy(operation)
+                     ? journal_resume(&v->common, operation)
+                     : NULL;
+    if (line != NULL) {
+        (void)json_object_set_new(operation, "resume", json_string(line));
+    }
+    free(line);
+}
+
+static void show_copy(struct terminal *t, const json_t *copy)
+{
+    static const char *const members[][2] = {
+        {"op",       "op"       },
+        {"kind",     "kind"     },
+        {"state",    "state"    },
+        {"source",   "source"   },
+        {"target",   "target"   },
+        {"created",  "created"  },
+        {"updated",  "updated"  },
+        {"given in", "directory"},
+    };
+    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
+        terminal_say(t, "%-8s %s", members[i][0], word(copy, members[i][1]));
+    }
+    char *safe = progress(copy);
+    terminal_say(t, "%-8s %s", "done", safe != NULL ? safe : "-");
+    free(safe);
+    if (!json_is_true(json_object_get(copy, "alive"))) {
+        terminal_say(t, "%-8s %s", "go on by", word(copy, "resume"));
+    }
 }
 
 static void show_text(struct terminal *t, const json_t *operation)

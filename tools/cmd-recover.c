@@ -41,6 +41,7 @@ static int recover_one(struct session *s, const struct recover_values *v,
                        const char *op, bool *ret_stop);
 static follow_begin_fn begin;
 static char *first_reason(struct session *s, const char *op);
+static bool waits(const json_t *operation);
 static int worse(int a, int b);
 
 const struct verb verb_recover = {
@@ -104,6 +105,11 @@ static int recover_from_qemu(const struct recover_values *v, const char *op)
     return code;
 }
 
+static bool waits(const json_t *operation)
+{
+    return !journal_finished(operation) && !journal_is_copy(operation);
+}
+
 /* Oldest first: a later operation may rest on what an earlier one left. */
 static int recover_all(struct session *s, const struct recover_values *v)
 {
@@ -115,12 +121,12 @@ static int recover_all(struct session *s, const struct recover_values *v)
     unsigned n = 0, n_all = 0;
     bool stop = false;
     for (size_t i = 0; i < json_array_size(list); i++) {
-        n_all += !journal_finished(json_array_get(list, i));
+        n_all += waits(json_array_get(list, i));
     }
     for (size_t i = json_array_size(list); i-- > 0 && !stop;) {
         const json_t *operation = json_array_get(list, i);
         const char *op = json_string_value(json_object_get(operation, "op"));
-        if (op != NULL && !journal_finished(operation)) {
+        if (op != NULL && waits(operation)) {
             n++;
             if (n_all > 1 && !v->shown.json && !v->shown.quiet) {
                 (void)printf("operation %s\n", op);

@@ -82,6 +82,66 @@ bool journal_finished(const json_t *operation)
     return false;
 }
 
+/* Takes *line, which may be NULL. */
+static void add(char **line, const char *format, const char *text)
+{
+    char *piece = text_printf(format, text);
+    char *all = *line != NULL && piece != NULL
+                    ? text_printf("%s%s", *line, piece)
+                    : NULL;
+    free(piece);
+    free(*line);
+    *line = all;
+}
+
+/* As one word of a shell's. */
+static void add_quoted(char **line, const char *text)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyz0123456789"
+                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ/._-:+=@,%";
+    if (text != NULL && *text != '\0' && strspn(text, plain) == strlen(text)) {
+        add(line, " %s", text);
+        return;
+    }
+    add(line, " '", NULL);
+    for (const char *c = text != NULL ? text : ""; *c != '\0'; c++) {
+        char one[2] = {*c, '\0'};
+        add(line, "%s", *c == '\'' ? "'\\''" : one);
+    }
+    add(line, "'", NULL);
+}
+
+bool journal_is_copy(const json_t *operation)
+{
+    const char *kind = json_string_value(json_object_get(operation, "kind"));
+    return kind != NULL && strcmp(kind, "copy") == 0;
+}
+
+char *journal_resume(const struct common_values *common,
+                     const json_t *operation)
+{
+    const json_t *options = json_object_get(operation, "options");
+    const char *manifest =
+        json_string_value(json_object_get(operation, "manifest"));
+    char *line = !json_is_array(options) ? NULL : text_printf("qpivot copy");
+    size_t i;
+    json_t *option;
+    json_array_foreach(options, i, option) {
+        add(&line, " --%s", json_string_value(option));
+    }
+    if (manifest != NULL) {
+        add(&line, " --manifest", NULL);
+        add_quoted(&line, manifest);
+    }
+    if (common->state_given) {
+        add(&line, " --state", NULL);
+        add_quoted(&line, common->state);
+    }
+    add_quoted(&line, json_string_value(json_object_get(operation, "source")));
+    add_quoted(&line, json_string_value(json_object_get(operation, "target")));
+    return line;
+}
+
 const char *journal_state(const json_t *operation)
 {
     const char *state = json_string_value(json_object_get(operation, "state"));
@@ -89,7 +149,7 @@ const char *journal_state(const json_t *operation)
         return "?";
     }
     bool parked = strcmp(state, "parked") == 0;
-    if (journal_finished(operation)) {
+    if (journal_finished(operation) || journal_is_copy(operation)) {
         return state;
     }
     if (json_is_true(json_object_get(operation, "alive"))) {

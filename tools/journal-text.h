@@ -16,5 +16,10 @@ int journal_show(const struct common_values *common, const char *op,
 bool journal_there(const struct common_values *common);
 /* Whether nothing is left to do for it. */
 bool journal_finished(const json_t *operation);
+/* A volume at rest: not recovered, but gone on with by the same command. */
+bool journal_is_copy(const json_t *operation);
+/* That command; the caller frees it; NULL where it is not known. */
+char *journal_resume(const struct common_values *common,
+                     const json_t *operation);
 /* Its state for people: "running", "waits for recover", "parked", "done".. */
 const char *journal_state(const json_t *operation);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "resume.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,6 +16,8 @@
 #include "bulk/extents.h"
 
 #define MAGIC "qpvcopy1"
+#define PREFIX "copy-"
+#define SUFFIX ".record"
 
 enum { HEAD_SIZE = 4096, BATCH = 1024 };
 
@@ -46,6 +48,10 @@ _Static_assert(sizeof(struct file_head) <= HEAD_SIZE, "the head has a page");
 
 static int open_locked(struct record *record, struct err **errp);
 static int load(struct record *record);
+static void end_texts(struct record_head *head);
+static json_t *look(const char *dir, const char *name);
+static json_t *about(const struct record *record, const struct stat *st,
+                     bool alive);
 static int save(const struct record *record, uint64_t first, uint64_t last);
 static int write_all(int fd, const void *bytes, size_t n, uint64_t offset);
 static int fail(const struct record *record, int code, struct err **errp);
@@ -66,7 +72,7 @@ int record_open(const char *dir, const char *key, struct record **ret,
         return -ENOMEM;
     }
     record->fd = -1;
-    record->path = str_printf("%s/copy-%s.record", dir, key);
+    record->path = str_printf("%s/" PREFIX "%s" SUFFIX, dir, key);
     if (record->path == NULL) {
         return -ENOMEM;
     }
@@ -132,6 +138,81 @@ int record_begin(struct record *record, const struct record_head *head,
         r = -errno;
     }
     return r < 0 ? fail(record, r, errp) : 0;
+}
+
+json_t *records_list(const char *dir, const char *key)
+{
+    json_t *list = json_array();
+    struct dirent **entries = NULL;
+    int n = scandir(dir, &entries, NULL, alphasort);
+    for (int i = 0; i < n; i++) {
+        const char *name = entries[i]->d_name;
+        size_t length = strlen(name);
+        bool is_record = str_starts(name, PREFIX) &&
+                         length > strlen(PREFIX SUFFIX) &&
+                         str_eq(name + length - strlen(SUFFIX), SUFFIX);
+        size_t of_key = length - strlen(PREFIX SUFFIX);
+        if (is_record && (key == NULL ||
+                          (strlen(key) == of_key &&
+                           strncmp(name + strlen(PREFIX), key, of_key) == 0))) {
+            json_t *one = look(dir, name);
+            if (one != NULL) {
+                (void)json_array_append_new(list, one);
+            }
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    return list;
+}
+
+/* NULL where it is none, or about to be one. */
+static json_t *look(const char *dir, const char *name)
+{
+    _cleanup_(record_closep) struct record *record = calloc(1, sizeof(*record));
+    struct stat st;
+    if (record == NULL) {
+        return NULL;
+    }
+    record->fd = -1;
+    record->path = str_printf("%s/%s", dir, name);
+    if (record->path != NULL) {
+        record->fd = open(record->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    }
+    struct flock whole = {.l_type = F_WRLCK};
+    if (record->fd < 0 || fstat(record->fd, &st) < 0 ||
+        fcntl(record->fd, F_OFD_GETLK, &whole) < 0 || load(record) < 0 ||
+        !record->has_head) {
+        return NULL;
+    }
+    return about(record, &st, whole.l_type != F_UNLCK);
+}
+
+static json_t *about(const struct record *record, const struct stat *st,
+                     bool alive)
+{
+    const struct record_head *head = &record->head;
+    char updated[STR_TIME_MAX];
+    uint64_t us = (uint64_t)st->st_mtim.tv_sec * 1000000 +
+                  (uint64_t)st->st_mtim.tv_nsec / 1000;
+    uint64_t done = 0;
+    for (uint64_t i = 0; i < record->digests->units; i++) {
+        done += record_is_safe(record, i) ? extents_length(head->size, i) : 0;
+    }
+    const char *name = strrchr(record->path, '/') + 1 + strlen(PREFIX);
+    json_auto_t *op = json_stringn(name, strlen(name) - strlen(SUFFIX));
+    json_auto_t *asked = json_loads(head->about, 0, NULL);
+    /* Older ones, and those of very long names, tell no more than these. */
+    json_t *json = json_pack(
+        "{s:O*, s:s, s:s, s:b, s:s*, s:s*, s:s*, s:s, s:I, s:I}", "op", op,
+        "kind", "copy", "state", alive ? "running" : "interrupted", "alive",
+        alive, "source", head->source, "target", head->target, "created",
+        str_time(us, updated), "updated", updated, "bytes_done",
+        (json_int_t)done, "size", (json_int_t)head->size);
+    if (json != NULL && json_is_object(asked)) {
+        (void)json_object_update(json, asked);
+    }
+    return json;
 }
 
 struct digests *record_digests(struct record *record)
@@ -215,8 +296,9 @@ static int open_locked(struct record *record, struct err **errp)
         if (record->fd < 0) {
             return fail(record, -errno, errp);
         }
-        if (flock(record->fd, LOCK_EX | LOCK_NB) < 0) {
-            return errno != EWOULDBLOCK
+        struct flock whole = {.l_type = F_WRLCK};
+        if (fcntl(record->fd, F_OFD_SETLK, &whole) < 0) {
+            return errno != EAGAIN && errno != EACCES
                        ? fail(record, -errno, errp)
                        : err_set(errp, -EBUSY, record->path,
                                  "another qpivot copies the same volume to "
@@ -263,13 +345,19 @@ static int load(struct record *record)
         }
     }
     record->head = page.head;
-    record->head.source[sizeof(record->head.source) - 1] = '\0';
-    record->head.stamp[sizeof(record->head.stamp) - 1] = '\0';
-    record->head.target[sizeof(record->head.target) - 1] = '\0';
-    record->head.format[sizeof(record->head.format) - 1] = '\0';
+    end_texts(&record->head);
     record->has_head = true;
     record->first = UINT64_MAX;
     return 0;
+}
+
+static void end_texts(struct record_head *head)
+{
+    head->source[sizeof(head->source) - 1] = '\0';
+    head->stamp[sizeof(head->stamp) - 1] = '\0';
+    head->target[sizeof(head->target) - 1] = '\0';
+    head->format[sizeof(head->format) - 1] = '\0';
+    head->about[sizeof(head->about) - 1] = '\0';
 }
 
 static int save(const struct record *record, uint64_t first, uint64_t last)

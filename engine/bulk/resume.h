@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -27,6 +28,8 @@ struct record_head {
     char target[160]; /* volume_info.identity */
     char format[32];  /* "raw qcow2" */
     uint64_t zero;    /* the target was blank when the copy began */
+    /* For people, as JSON: how it was asked for. "" where that is too long. */
+    char about[3584];
 };
 
 enum record_state {
@@ -56,6 +59,13 @@ const struct record_head *record_head(const struct record *record);
 /* Begins anew; durable when it returns. */
 int record_begin(struct record *record, const struct record_head *head,
                  struct err **errp);
+
+/*
+ * What the records in 'dir' tell of copies that run or were interrupted, as
+ * qpivot-list(1) has it, by file names; 'key' NULL: of all. Blocking; nothing
+ * is locked meanwhile, so that no copy is kept from its record.
+ */
+json_t *records_list(const char *dir, const char *key);
 
 /* Borrowed; 'known' has enum record_state. */
 struct digests *record_digests(struct record *record);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backends/bulk.h"
 #include "backends/volume.h"
@@ -22,6 +23,7 @@ static int begin(struct work *work, struct err **errp);
 static int go_on(struct work *work, const struct record_head *head,
                  struct err **errp);
 static int start_over(struct work *work, struct err **errp);
+static void tell_about(const struct work *work, struct record_head *head);
 static int create(struct work *work, struct record_head *head,
                   struct err **errp);
 static int copy_bytes(struct work *work, struct err **errp);
@@ -288,10 +290,50 @@ static int start_over(struct work *work, struct err **errp)
     (void)snprintf(head.stamp, sizeof(head.stamp), "%s", work->stamp);
     (void)snprintf(head.target, sizeof(head.target), "%s",
                    work->b_info.identity);
+    tell_about(work, &head);
     work->changed = true;
     work->blank = head.zero != 0;
     return work->b_info.exists ? record_begin(work->record, &head, errp)
                                : create(work, &head, errp);
+}
+
+/* What somebody who finds the record needs to give the same command. */
+static void tell_about(const struct work *work, struct record_head *head)
+{
+    const struct copy_options *o = &work->options;
+
+    const struct {
+        bool given;
+        const char *name;
+    } options[] = {
+        {o->existing,     "existing"    },
+        {o->force_share,  "force-share" },
+        {o->verify,       "verify"      },
+        {o->clean,        "clean"       },
+        {o->low_priority, "low-priority"},
+        {o->no_offload,   "no-offload"  },
+    };
+
+    uv_timeval64_t now = {0};
+    char time[STR_TIME_MAX];
+    _cleanup_free_ char *dir = getcwd(NULL, 0);
+    (void)uv_gettimeofday(&now);
+    json_auto_t *list = json_array();
+    for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+        if (options[i].given) {
+            (void)json_array_append_new(list, json_string(options[i].name));
+        }
+    }
+    json_auto_t *json = json_pack(
+        "{s:s, s:s, s:s, s:s*, s:s*, s:O*}", "created",
+        str_time((uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_usec, time),
+        "source", o->source, "target", o->target, "manifest", o->manifest,
+        "directory", dir, "options", list);
+    _cleanup_free_ char *text =
+        json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
+    if (text != NULL && strlen(text) < sizeof(head->about)) {
+        memcpy(head->about, text, strlen(text) + 1);
+    }
 }
 
 static int create(struct work *work, struct record_head *head,

@@ -9,6 +9,7 @@ from lab import isolate
 from lab.nbd import Nbd
 from lab.nfs import Nfs
 from lab.proc import run, wait_for
+from lab.qpivot import PROGRAM
 from lab.qemu import Disk
 from lab.runner import needs, timeout
 from lab.scene import KINDS, PATTERN, SIZE, source, volume
@@ -184,6 +185,33 @@ def test_an_interrupt_stops_and_keeps(lab):
     assert r.rc == 1 and "same command" in r.error, r
     r = copy(lab, a, b)
     assert r.last["bytes_resumed"] >= 4 * MiB and equal(lab, a, b), r.last
+
+
+def test_a_copy_is_listed_while_it_runs_and_after(lab):
+    a, b = dense(lab), FileVolume(lab.path("it's b.raw"))
+    seen = []
+
+    def look(engine):
+        r = lab.qpivot.run("list", "--json")
+        seen.append(json.loads(r.text))
+        assert "running" in lab.qpivot.run("list").text
+        engine.kill()
+    interrupted(lab, a, b, look, "--no-offload")
+    r = lab.qpivot.run("list", "--json")
+    seen.append(json.loads(r.text))
+    for x, state in zip(seen, ("running", "interrupted")):
+        assert (x["kind"], x["state"], x["alive"]) == ("copy", state, state == "running"), x
+        assert (x["source"], x["target"], x["size"]) == (a.uri(), b.uri(), 24 * MiB), x
+        assert 4 * MiB <= x["bytes_done"] <= 24 * MiB, x
+    text = lab.qpivot.run("show", x["op"]).text
+    assert "interrupted" in text and x["resume"] in text, text
+    assert lab.qpivot.run("recover").rc == 0 and records(lab)
+    line = x["resume"].replace("qpivot", f"QPIVOT_STATE={lab.qpivot.state} {PROGRAM}", 1)
+    r = run(["sh", "-c", line + " --json"])
+    assert json.loads(r.splitlines()[-1])["bytes_resumed"] >= 4 * MiB, r
+    assert equal(lab, a, b)
+    assert lab.qpivot.run("list", "--all", "--json").text.strip() == ""
+    assert lab.qpivot.run("show", x["op"]).rc == 2
 
 
 def test_clean_removes_what_was_made(lab):

@@ -153,3 +153,30 @@ Test(resume, a_damaged_record_counts_as_none)
         record = record_close(record);
     }
 }
+
+Test(resume, a_record_tells_of_its_copy_and_is_not_locked_for_that)
+{
+    struct record_head head = head_of(2 * UNIT + 5);
+    (void)snprintf(head.about, sizeof(head.about), "{\"source\":\"/a\"}");
+    struct record *record = opened();
+    json_auto_t *none = records_list(dir, NULL);
+    cr_assert_eq(json_array_size(none), 0, "no head yet");
+    cr_assert_eq(record_begin(record, &head, NULL), 0);
+    record_written(record, 2, (struct digest){{1}});
+    cr_assert(record_flush_begin(record));
+    cr_assert_eq(record_flush_end(record, NULL), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        json_auto_t *list = records_list(dir, "k");
+        const json_t *one = json_array_get(list, 0);
+        const char *state = json_string_value(json_object_get(one, "state"));
+        const char *source = json_string_value(json_object_get(one, "source"));
+        cr_assert_str_eq(state, i == 0 ? "running" : "interrupted");
+        cr_assert_str_eq(source, "/a");
+        cr_assert_eq(json_integer_value(json_object_get(one, "bytes_done")), 5);
+        if (i == 0) {
+            record = record_close(record);
+        }
+    }
+    json_auto_t *other = records_list(dir, "kk");
+    cr_assert_eq(json_array_size(other), 0);
+}
