@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The bytes of NBD exports through libnbd's asynchronous calls; and of images
- * in QEMU's formats, through a qemu-nbd that is started for one channel on a
- * socket of its own. It ends with its only client, however that one ends.
+ * in QEMU's formats, through a qemu-nbd that is started for one channel. It
+ * ends with its only client, however that one ends.
  */
 #include <errno.h>
 #include <jansson.h>
@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "bulk.h"
+#include "nbd-server.h"
 #include "volume.h"
 
 enum {
@@ -23,12 +24,14 @@ enum {
     NBD_STATUS_MS = 60000, /* a server may have to map much */
     NBD_LANES = 4,
     MAP_PIECE = 1 << 30,
+    NOT_FOUND = 127,  /* a shell's exit code */
     BITMAP_DIRTY = 1, /* of the context "qemu:dirty-bitmap:" */
 };
 
 struct nbd_bulk {
     struct bulk bulk;
     struct nbd_handle *handle;
+    pid_t server; /* of our own, or 0 */
     bool can_zero;
     char *zeroes;
 };
@@ -63,6 +66,8 @@ static int wait_while(struct nbd_bulk *nbd, bool (*going)(void *data),
                       void *data, uint64_t limit_ms, struct err **errp);
 static void note_lost(struct bulk *bulk);
 static bool is_connecting(void *data);
+static bool is_open(void *data);
+static int end_both(struct nbd_bulk *nbd);
 static uint64_t now_ms(void);
 
 static struct nbd_bulk *nbd_bulk_of(struct bulk *bulk)
@@ -73,13 +78,7 @@ static struct nbd_bulk *nbd_bulk_of(struct bulk *bulk)
 static void nbd_bulk_close(struct bulk *bulk)
 {
     struct nbd_bulk *nbd = nbd_bulk_of(bulk);
-    if (nbd->handle != NULL) {
-        if (nbd_aio_is_ready(nbd->handle) > 0 && bulk->pending == 0) {
-            /* A server of ours must have let go of the image before we do. */
-            (void)nbd_shutdown(nbd->handle, 0);
-        }
-        nbd_close(nbd->handle);
-    }
+    (void)end_both(nbd);
     free(nbd->zeroes);
     free(nbd);
 }
@@ -275,11 +274,36 @@ static int open_by(const struct volume *volume, unsigned flags,
         r = look(nbd, (flags & BULK_WRITE) != 0, errp);
     }
     if (r < 0) {
+        if (end_both(nbd) == NOT_FOUND) {
+            r = err_set(errp, -ENOENT, volume->name, "there is no qemu-nbd");
+            err_hint(errp, "it is in Debian's package qemu-utils");
+        }
         nbd_bulk_close(&nbd->bulk);
         return r;
     }
     *ret = &nbd->bulk;
     return 0;
+}
+
+/* The connection, then the server if it is ours, whose exit code it returns. */
+static int end_both(struct nbd_bulk *nbd)
+{
+    int code = -1;
+    if (nbd->handle != NULL) {
+        if (nbd_aio_is_ready(nbd->handle) > 0 && nbd->bulk.pending == 0 &&
+            nbd_aio_disconnect(nbd->handle, 0) == 0) {
+            /* It writes out what it still has before it closes. */
+            (void)wait_while(nbd, is_open, nbd, NBD_TIMEOUT_MS, NULL);
+        }
+        nbd_close(nbd->handle);
+        nbd->handle = NULL;
+    }
+    if (nbd->server > 0) {
+        /* It must have let go of the image before we do. */
+        code = nbd_server_end(nbd->server);
+        nbd->server = 0;
+    }
+    return code;
 }
 
 static int connect_export(struct nbd_bulk *nbd, _unused_ unsigned flags,
@@ -351,12 +375,15 @@ static int connect_image(struct nbd_bulk *nbd, unsigned flags,
         }
         (void)nbd_add_meta_context(nbd->handle, context);
     }
-    if (nbd_aio_connect_systemd_socket_activation(nbd->handle, argv) < 0) {
-        (void)fail(nbd, "cannot start qemu-nbd", errp);
-        err_hint(errp, "it is in Debian's package qemu-utils");
-        return -ENOENT;
+    int fd = -1;
+    int r = nbd_server_start(argv, &nbd->server, &fd);
+    if (r < 0) {
+        nbd->server = 0;
+        return volume_fail(errp, volume, r, "cannot start qemu-nbd");
     }
-    return 0;
+    return nbd_aio_connect_socket(nbd->handle, fd) < 0
+               ? fail(nbd, "cannot use qemu-nbd", errp)
+               : 0;
 }
 
 static int look(struct nbd_bulk *nbd, bool write, struct err **errp)
@@ -497,6 +524,12 @@ static bool is_connecting(void *data)
 {
     const struct nbd_bulk *nbd = data;
     return nbd_aio_is_ready(nbd->handle) == 0;
+}
+
+static bool is_open(void *data)
+{
+    const struct nbd_bulk *nbd = data;
+    return nbd_aio_is_closed(nbd->handle) == 0;
 }
 
 static uint64_t now_ms(void)

@@ -1,8 +1,10 @@
 """Volumes at rest: copied, gone on with, compared.  The judge is another
 program: qemu-img compare, or the file that lies behind the volume."""
 
+import glob
 import json
 import os
+import shutil
 import signal
 
 from lab import isolate
@@ -212,6 +214,36 @@ def test_a_copy_is_listed_while_it_runs_and_after(lab):
     assert equal(lab, a, b)
     assert lab.qpivot.run("list", "--all", "--json").text.strip() == ""
     assert lab.qpivot.run("show", x["op"]).rc == 2
+
+
+def test_a_killed_copy_leaves_no_server_behind(lab):
+    """Of an image: the qemu-nbd ends, and its socket was never in a folder."""
+    def litter():
+        return sorted(glob.glob("/tmp/libnbd*")), servers(b.path)
+
+    def servers(path):
+        found = []
+        for cmdline in glob.glob("/proc/[0-9]*/cmdline"):
+            try:
+                with open(cmdline) as f:
+                    words = f.read().split("\0")
+            except OSError:
+                continue
+            if "qemu-nbd" in words[0] and path in cmdline + str(words):
+                found.append(words)
+        return found
+
+    a, b = dense(lab), volume(lab, "qcow2", size=24 * MiB)
+    before = litter()
+    assert before[1] == []
+    interrupted(lab, a, b, lambda e: servers(b.path)[0] and e.kill())
+    wait_for("the server to end", lambda: litter() == before, 20)
+    r = copy(lab, a, b, "--verify")
+    assert r.last["bytes_resumed"] >= 4 * MiB and litter() == before, r.last
+    os.makedirs(lab.path("bin"))
+    os.symlink(shutil.which("setpriv"), lab.path("bin/setpriv"))  # the lab's own
+    r = lab.qpivot.run("verify", a.uri(), b.uri(), env={"PATH": lab.path("bin")})
+    assert r.rc == 2 and "no qemu-nbd" in r.error and "qemu-utils" in r.error, r
 
 
 def test_clean_removes_what_was_made(lab):
