@@ -193,6 +193,14 @@ static bool has_export(const json_t *list, const char *id)
     return false;
 }
 
+static void server_on_reply(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    bool answered = err == NULL || err->code == -EREMOTEIO;
+    (void)result;
+    act_end(act, answered ? NULL : err); /* not running is as good */
+}
+
 static void exports_on_list(struct act *act, const struct err *err,
                             json_t *result)
 {
@@ -217,7 +225,13 @@ static void exports_on_list(struct act *act, const struct err *err,
         }
         waits = true;
     }
-    if (!waits || act_now_ms(act) - clearing->since_ms > WAIT_MS) {
+    if (!waits && json_array_size(result) == 0) {
+        /*
+         * It has no name, and nothing tells whether it runs; but where we had
+         * an export we had started it, and nobody else can have done so since.
+         */
+        act_qmp(act, "nbd-server-stop", NULL, server_on_reply);
+    } else if (!waits || act_now_ms(act) - clearing->since_ms > WAIT_MS) {
         act_end(act, NULL);
     } else {
         act_again_on_event(act, LOOK_AGAIN_MS, exports_look);
@@ -236,7 +250,7 @@ void doctor_clear_exports(struct act *act)
     }
 }
 
-/* --- bitmaps and objects: one command each --- */
+/* --- bitmaps, objects, character devices: one command each --- */
 
 static void bitmaps_next(struct act *act);
 
@@ -302,6 +316,39 @@ void doctor_clear_objects(struct act *act)
 {
     if (begin(act, "object") != NULL) {
         objects_next(act);
+    }
+}
+
+static void chardevs_next(struct act *act);
+
+static void chardevs_on_reply(struct act *act, const struct err *err,
+                              json_t *result)
+{
+    struct clearing *clearing = act_scratch(act, sizeof(*clearing));
+    (void)result;
+    if (take_refusal(act, err, "chardev",
+                     doctor_text(current(act, clearing), "name"))) {
+        chardevs_next(act);
+    }
+}
+
+static void chardevs_next(struct act *act)
+{
+    struct clearing *clearing = act_scratch(act, sizeof(*clearing));
+    const json_t *item = next_of(act, clearing, "chardev");
+    if (item == NULL) {
+        act_end(act, NULL);
+    } else {
+        act_qmp(act, "chardev-remove",
+                json_pack("{s:s}", "id", doctor_text(item, "name")),
+                chardevs_on_reply);
+    }
+}
+
+void doctor_clear_chardevs(struct act *act)
+{
+    if (begin(act, "chardev") != NULL) {
+        chardevs_next(act);
     }
 }
 

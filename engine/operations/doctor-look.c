@@ -52,6 +52,24 @@ void doctor_look_objects(struct act *act)
             objects_on_reply);
 }
 
+static void chardevs_on_reply(struct act *act, const struct err *err,
+                              json_t *result)
+{
+    struct doctor *doctor = doctor_of(act);
+    json_decref(doctor->chardevs);
+    doctor->chardevs = json_incref(result);
+    act_end(act, err);
+}
+
+void doctor_look_chardevs(struct act *act)
+{
+    if (is_needless(doctor_of(act))) {
+        act_end(act, NULL);
+        return;
+    }
+    act_qmp(act, "query-chardev", NULL, chardevs_on_reply);
+}
+
 static void claim_on_reply(struct act *act, const struct err *err,
                            json_t *result)
 {
@@ -188,8 +206,10 @@ static void judge(struct doctor *doctor)
 
 static bool takes_graph(struct doctor *doctor, const struct graph *graph)
 {
-    const struct leftover_look look = {
-        .graph = graph, .objects = doctor->objects, .holder = doctor->holder};
+    const struct leftover_look look = {.graph = graph,
+                                       .objects = doctor->objects,
+                                       .chardevs = doctor->chardevs,
+                                       .holder = doctor->holder};
     json_decref(doctor->items);
     json_decref(doctor->foreign);
     json_decref(doctor->frozen);

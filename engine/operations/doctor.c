@@ -20,6 +20,8 @@ static void doctor_free(void *data);
 #define LOOK                                                                   \
     {"look-objects", "see which objects there are",                            \
      doctor_look_objects, NULL, NULL, NULL, NULL, 0},                          \
+    {"look-chardevs", "see which character devices there are",                 \
+     doctor_look_chardevs, NULL, NULL, NULL, NULL, 0},                         \
     {"look-claim", "see who has claimed the VM",                               \
      doctor_look_claim, NULL, NULL, NULL, NULL, 0},                            \
     {"look-stream", "see whether the guest is being migrated",                 \
@@ -40,6 +42,8 @@ static const struct step doctor_steps[] = {
     LOOK,
     {"clear-objects", "remove secrets that no disk needs",
      doctor_clear_objects, NULL, NULL, NULL, NULL, 0},
+    {"clear-chardevs", "close sockets that took a file's place",
+     doctor_clear_chardevs, NULL, NULL, NULL, NULL, 0},
     LOOK,
     {"clear-claim", "give the claim back where all else is gone",
      doctor_clear_claim, NULL, NULL, NULL, NULL, 0},
@@ -121,9 +125,9 @@ static void doctor_free(void *data)
     for (unsigned i = 0; i < doctor->n_locks; i++) {
         journal_unlock(doctor->locks[i]);
     }
-    json_t *const kept[] = {doctor->objects,  doctor->items, doctor->foreign,
-                            doctor->frozen,   doctor->first, doctor->ops,
-                            doctor->refusals, doctor->order};
+    json_t *const kept[] = {doctor->objects, doctor->chardevs, doctor->items,
+                            doctor->foreign, doctor->frozen,   doctor->first,
+                            doctor->ops,     doctor->refusals, doctor->order};
     for (unsigned i = 0; i < ARRAY_SIZE(kept); i++) {
         json_decref(kept[i]);
     }

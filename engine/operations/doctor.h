@@ -34,6 +34,7 @@ struct doctor {
     char *again;         /* the command that does all this once more */
     /* the last look */
     json_t *objects;
+    json_t *chardevs;
     char *holder; /* of the claim, "" if it cannot be told; NULL: no claim */
     char *stream; /* the migration that is under way, its status; or NULL */
     json_t *items;
@@ -61,7 +62,8 @@ const char *doctor_text(const json_t *json, const char *key);
 void doctor_refused(struct doctor *doctor, const char *kind, const char *name,
                     const struct err *err);
 
-step_fn doctor_look_objects, doctor_look_claim, doctor_look_stream;
-step_fn doctor_look_graph;
+step_fn doctor_look_objects, doctor_look_chardevs, doctor_look_claim;
+step_fn doctor_look_stream, doctor_look_graph;
 step_fn doctor_clear_jobs, doctor_clear_exports, doctor_clear_bitmaps;
-step_fn doctor_clear_nodes, doctor_clear_objects, doctor_clear_claim;
+step_fn doctor_clear_nodes, doctor_clear_objects, doctor_clear_chardevs;
+step_fn doctor_clear_claim;

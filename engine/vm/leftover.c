@@ -172,6 +172,19 @@ static void add_objects(struct listing *listing)
     }
 }
 
+/* By which a file is taken away: a socket in its place, see steps/target.c. */
+static void add_chardevs(struct listing *listing)
+{
+    size_t i;
+    json_t *chardev;
+    json_array_foreach(listing->look->chardevs, i, chardev) {
+        const char *name = json_string_value(json_object_get(chardev, "label"));
+        if (name != NULL && name_is_ours(name)) {
+            (void)add(listing, "chardev", name, "free", json_array());
+        }
+    }
+}
+
 static void add_claim(struct listing *listing)
 {
     const char *holder = listing->look->holder;
@@ -195,6 +208,7 @@ json_t *leftover_list(const struct leftover_look *look)
     add_bitmaps(&listing);
     add_nodes(&listing);
     add_objects(&listing);
+    add_chardevs(&listing);
     add_claim(&listing);
     json_decref(listing.disks);
     free(listing.holds);

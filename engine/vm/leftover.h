@@ -13,14 +13,15 @@ enum { LEFTOVERS_MAX = 4096 }; /* of all kinds; more are counted only */
 
 struct leftover_look {
     const struct graph *graph;
-    const json_t *objects; /* qom-list of /objects, or NULL */
-    const char *holder;    /* what the claim says; NULL: there is none */
+    const json_t *objects;  /* qom-list of /objects, or NULL */
+    const json_t *chardevs; /* query-chardev, or NULL */
+    const char *holder;     /* what the claim says; NULL: there is none */
 };
 
 /*
  * A new array of {"kind","name","op","use","users":[..],"state","node"}, jobs
  * that freeze the guest first, then in the order that they can be removed in:
- * "job" "export" "bitmap" "node" "object" "claim". "op" is "" where the name
+ * "job" "export" "bitmap" "node" "object" "chardev" "claim". "op" is "" where the name
  * tells of none. "use" is
  *   live    a device reaches it (or it belongs to such a disk): no leftover
  *   held    somebody else uses it, or nobody knows

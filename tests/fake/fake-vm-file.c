@@ -80,6 +80,23 @@ static json_t *chardev_remove(struct fake_vm *vm, const json_t *args)
                : fake_vm_refuse("Chardev '%s' not found", id);
 }
 
+static json_t *query_chardev(struct fake_vm *vm, const json_t *args)
+{
+    json_t *list = json_pack("[{s:s, s:s, s:b}]", "label", "monitor0",
+                             "filename", "null", "frontend-open", 1);
+    const char *id;
+    json_t *path;
+    (void)args;
+    json_object_foreach(vm->chardevs, id, path) {
+        _cleanup_free_ char *filename = str_printf(
+            "disconnected:unix:%s,server=on", json_string_value(path));
+        (void)json_array_append_new(list, json_pack("{s:s, s:s, s:b}", "label",
+                                                    id, "filename", filename,
+                                                    "frontend-open", 0));
+    }
+    return list;
+}
+
 /* Only a device's 'drive'. */
 static json_t *qom_set(struct fake_vm *vm, const json_t *args)
 {
@@ -112,6 +129,7 @@ json_t *fake_vm_files(struct fake_vm *vm, const char *command,
         {"chardev-add",    chardev_add   },
         {"chardev-remove", chardev_remove},
         {"qom-set",        qom_set       },
+        {"query-chardev",  query_chardev },
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {

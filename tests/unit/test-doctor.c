@@ -229,6 +229,8 @@ static const char *changes(void)
                                         "blockdev-del",
                                         "block-export-del",
                                         "object-del",
+                                        "chardev-remove",
+                                        "nbd-server-stop",
                                         "block-dirty-bitmap-"
                                         "remove"};
     static char said[SAID_MAX];
@@ -309,6 +311,35 @@ Test(doctor, needs_no_journal)
     cr_expect_eq(doctor_with(NULL, true, NULL), QPIVOT_PARKED);
     cr_expect_str_eq(changes(), "");
     cr_expect_eq(doctor_with(NULL, true, OP), QPIVOT_DONE);
+}
+
+/* As a migration that is killed while it takes back what it made. */
+Test(doctor, ends_an_export_with_its_server_and_a_socket_in_a_file_s_place)
+{
+    _cleanup_free_ char *path = str_printf("%s/made", dir);
+    act_on("object-add", json_pack("{s:s, s:s, s:s}", "qom-type", "secret",
+                                   "id", "qpv-claim", "data", OP));
+    fake_vm_await(vm, false);
+    json_auto_t *addr = json_pack("{s:{s:s, s:{s:s, s:s}}}", "addr", "type",
+                                  "inet", "data", "host", "::", "port", "7");
+    vm->taken = 1;
+    act_on("nbd-server-start", json_incref(addr));
+    act_on("block-export-add",
+           json_pack("{s:s, s:s}", "id", "qpv-" OP "-d0-export", "node-name",
+                     "fmt0"));
+    act_on("chardev-add",
+           json_pack("{s:s, s:{s:{s:{s:{s:s}}}}}", "id", "qpv-" OP "-d0-unlink",
+                     "backend", "data", "addr", "data", "path", path));
+    act_on("chardev-add",
+           json_pack("{s:s, s:{s:{s:{s:{s:s}}}}}", "id", "theirs", "backend",
+                     "data", "addr", "data", "path", path));
+    cr_expect_eq(doctor(true, OP), QPIVOT_DONE);
+    cr_expect_str_eq(changes(), "block-export-del qpv-" OP "-d0-export\n"
+                                "nbd-server-stop \n"
+                                "chardev-remove qpv-" OP "-d0-unlink\n"
+                                "object-del qpv-claim\n");
+    cr_expect_eq(vm->serves, 0);
+    cr_expect_not_null(json_object_get(vm->chardevs, "theirs"));
 }
 
 Test(doctor, removes_top_down_and_the_claim_last)

@@ -83,6 +83,7 @@ static void any_type(const char *verb)
         "x-debug-query-block-graph",
         "qom-get",
         "qom-list",
+        "query-chardev",
         "query-migrate",
         "query-status",
         "query-qmp-schema",
