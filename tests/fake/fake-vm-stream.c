@@ -131,6 +131,9 @@ static void stream_tick(struct fake_vm *vm)
     struct fake_stream *stream = &vm->stream;
     struct fake_vm *peer = vm->peer;
     bool reaches = peer != NULL && !peer->dead && !peer->ends;
+    if (vm->still) {
+        return;
+    }
     switch (stream->phase) {
     case FAKE_SETUP:
         if (!reaches || !peer->stream.listens || !speak_alike(vm, peer)) {

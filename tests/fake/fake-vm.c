@@ -550,6 +550,12 @@ static bool device_reaches(const struct fake_vm *vm, int node)
     return false;
 }
 
+bool fake_vm_uses(const struct fake_vm *vm, const char *node)
+{
+    int index = fake_vm_find(vm, node);
+    return index != FAKE_NOBODY && device_reaches(vm, index);
+}
+
 static void tell_left(json_t *list, const char *kind, const char *name)
 {
     _cleanup_free_ char *line = str_printf("%s %s", kind, name);

@@ -126,6 +126,7 @@ struct fake_vm {
     bool ends; /* its process is about to end: the owner sees to it */
     bool dead;
     bool never_gate;      /* streams go on for ever */
+    bool still;           /* ... and this one not at all: somebody looks */
     bool never_ends;      /* a mirror that was told to end does not */
     bool changes_jobs;    /* 8.2: block-job-change, and jobs tell of it */
     bool stays_behind;    /* then mirrors are READY, and never equal */
@@ -168,6 +169,8 @@ struct store_volume *fake_vm_volume(struct fake_vm *vm, unsigned device);
 bool fake_vm_is_whole(struct fake_vm *vm, unsigned device);
 bool fake_vm_is_whole_on(const struct fake_vm *vm, unsigned device,
                          const struct store_volume *volume);
+/* Whether a device does, by itself or by the nodes above. */
+bool fake_vm_uses(const struct fake_vm *vm, const char *node);
 /* What there is of ours beyond what devices use: an array of texts. */
 json_t *fake_vm_leftovers(const struct fake_vm *vm);
 

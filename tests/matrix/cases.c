@@ -92,9 +92,7 @@ static void make(const struct making *making, const struct fault *fault,
         lost.loses_journal = true;
         make_one(making, &lost, at);
         lost.doctors = true;
-        if (!scenario_migrates(making->scenario)) {
-            make_one(making, &lost, at);
-        }
+        make_one(making, &lost, at);
     }
 }
 

@@ -418,7 +418,8 @@ static bool lists(const json_t *items, const char *kind, const char *name)
 static void check_listed(struct world *world, const json_t *items)
 {
     struct told *told = world->told;
-    json_auto_t *left = fake_vm_leftovers(world->vm);
+    const struct world_side *side = &world->sides[child.request->asked];
+    json_auto_t *left = fake_vm_leftovers(side->vm);
     size_t i;
     json_t *item;
     json_array_foreach(items, i, item) {
@@ -470,6 +471,7 @@ static void on_event(void *data, const char *text)
         _cleanup_free_ char *why = json_dumps(error, JSON_COMPACT);
         (void)snprintf(told->why, sizeof(told->why), "%s", why);
     }
+    told->streams |= json_object_get(json, "stream") != NULL;
     if (child.request->verb == ENGINE_LOOK &&
         json_object_get(json, "items") != NULL) {
         check_listed(world, json_object_get(json, "items"));
@@ -555,15 +557,15 @@ static int start(struct world *world)
     } else if (request->verb == ENGINE_ADOPT) {
         struct qpivot_recover_options recover = {
             .size = sizeof(recover),
-            .qmp = world->addresses[request->adopted],
+            .qmp = world->addresses[request->asked],
             .from_qemu = 1};
         r = qpivot_recover(child.engine, &recover, &callbacks, ret, &error);
     } else if (request->verb == ENGINE_LOOK || request->verb == ENGINE_FIX) {
-        struct qpivot_doctor_options doctor = {.size = sizeof(doctor),
-                                               .qmp = world->addresses[SOURCE],
-                                               .op = request->fixed,
-                                               .fix =
-                                                   request->verb == ENGINE_FIX};
+        struct qpivot_doctor_options doctor = {
+            .size = sizeof(doctor),
+            .qmp = world->addresses[request->asked],
+            .op = request->fixed,
+            .fix = request->verb == ENGINE_FIX};
         r = qpivot_doctor(child.engine, &doctor, &callbacks, ret, &error);
     } else if (world->dst_vm != NULL) {
         r = qpivot_migrate(child.engine, &request->migrate, &callbacks, ret,

@@ -260,7 +260,7 @@ static int abort_step(const struct scenario *scenario)
 }
 
 static void run(const struct scenario *scenario, struct world *world,
-                enum engine_verb verb, enum side adopted, const char *fixed)
+                enum engine_verb verb, enum side asked, const char *fixed)
 {
     static const struct qpivot_disk none;
     struct qpivot_disk disks[SCENARIO_DISKS] = {none};
@@ -277,7 +277,7 @@ static void run(const struct scenario *scenario, struct world *world,
         .operation = scenario->operation,
         .abort_at = abort_step(scenario),
         .remote = scenario->remote,
-        .adopted = adopted,
+        .asked = asked,
         .fixed = fixed,
         .move = {.size = sizeof(request.move),
                  .qmp = world->addresses[SOURCE],
@@ -316,7 +316,7 @@ void scenario_adopt(const struct scenario *scenario, struct world *world,
 }
 
 void scenario_doctor(const struct scenario *scenario, struct world *world,
-                     bool fix, const char *op)
+                     enum side side, bool fix, const char *op)
 {
-    run(scenario, world, fix ? ENGINE_FIX : ENGINE_LOOK, SOURCE, op);
+    run(scenario, world, fix ? ENGINE_FIX : ENGINE_LOOK, side, op);
 }

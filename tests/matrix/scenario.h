@@ -46,9 +46,12 @@ void scenario_prepare(const struct scenario *scenario, struct world *world);
 /* Runs an engine; 'timeout_ms' is the user's, 0 none. */
 void scenario_run(const struct scenario *scenario, struct world *world,
                   enum engine_verb verb);
-/* doctor; with 'op' it fixes that one, with 'fix' alone all that it may. */
+/*
+ * doctor, asked of 'side'; with 'op' it fixes that one, with 'fix' alone all
+ * that it may.
+ */
 void scenario_doctor(const struct scenario *scenario, struct world *world,
-                     bool fix, const char *op);
+                     enum side side, bool fix, const char *op);
 /* recover --from-qemu: 'side' is the QEMU that is asked. */
 void scenario_adopt(const struct scenario *scenario, struct world *world,
                     enum side side);

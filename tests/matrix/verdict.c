@@ -226,17 +226,24 @@ static bool nothing_left_in(const struct world *world, enum side side,
     json_array_foreach(left, i, line) {
         const char *what = json_string_value(line);
         size_t len = strlen(what);
-        /* The node of the target may ask for its key again. */
-        bool key = moved && len > 4 && str_eq(what + len - 4, "-key");
+        /* The node that a disk is on may ask for its key again. */
+        _cleanup_free_ char *opened =
+            len > 4 && str_eq(what + len - 4, "-key")
+                ? strndup(what + strlen("object "), len - strlen("object -key"))
+                : NULL;
+        bool key = opened != NULL && fake_vm_uses(vm, opened);
         /* Whose device was unplugged, after the pivot. */
         bool loose = moved && unplugged && str_starts(what, "node qpv-") &&
                      strstr(what, "-d0") != NULL;
         /* Not by our names: which it was before nobody knows. */
         bool power = world->fault->doctors && str_starts(what, "shutdown ");
+        /* Nor does the server, which only an export of ours gives away. */
+        bool server = world->fault->doctors && str_starts(what, "server ") &&
+                      !world->exported;
         /* A name on disk outlives its QEMU; who has no journal knows none. */
         bool name = str_starts(what, "socket ");
-        if (!key && !loose && !power && (name ? settings : !vm->dead) &&
-            (settings || !is_setting(what))) {
+        if (!key && !loose && !power && !server &&
+            (name ? settings : !vm->dead) && (settings || !is_setting(what))) {
             return against(text, "left in QEMU: %s", what);
         }
     }
@@ -409,11 +416,39 @@ bool verdict_without_journal(struct world *world,
                 : move_is_told(world, scenario, text));
 }
 
+/* It stays where it was: doctor neither hands it over nor starts it. */
+static bool migrate_is_doctored(struct world *world,
+                                const struct scenario *scenario, enum side side,
+                                char text[VERDICT_TEXT])
+{
+    const struct fake_vm *src = world->vm, *dst = world->dst_vm;
+    bool over = fake_vm_holds_guest(dst), here = fake_vm_holds_guest(src);
+    bool sends = world->told->outcome == QPIVOT_PARKED &&
+                 world->told->streams && src->stream.phase != FAKE_NO_STREAM;
+    /* The other has all of it, and the source, which stands, hears it soon. */
+    bool between = src->stream.phase == FAKE_DEVICE;
+    if (over == here && !between &&
+        !(scenario->cut && dst->runstate == FAKE_PAUSED)) {
+        return against(text, "%s the guest",
+                       over ? "both QEMUs have" : "neither QEMU has");
+    }
+    if (world->told->outcome != QPIVOT_DONE && !sends) {
+        return against(text, "doctor's outcome is %d (%.200s)",
+                       (int)world->told->outcome, world->told->why);
+    }
+    return is_whole(world, scenario, !here, text) &&
+           (sends || nothing_left_in(world, side, over, false, text));
+}
+
 bool verdict_doctored(struct world *world, const struct scenario *scenario,
-                      char text[VERDICT_TEXT])
+                      enum side side, char text[VERDICT_TEXT])
 {
     const struct store_volume *volume = fake_vm_volume(world->vm, 0);
     bool moved = volume != NULL && str_starts(volume->name, "/fake/dst");
+    if (world->dst_vm != NULL) {
+        return verdict_is_safe(world, text) && nothing_freed(world, text) &&
+               migrate_is_doctored(world, scenario, side, text);
+    }
     if (world->told->outcome != QPIVOT_DONE) {
         return against(text, "doctor's outcome is %d (%.200s)",
                        (int)world->told->outcome, world->told->why);

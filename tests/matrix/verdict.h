@@ -27,11 +27,12 @@ bool verdict_without_journal(struct world *world,
                              const struct scenario *scenario, enum side asked,
                              char text[VERDICT_TEXT]);
 /*
- * What must hold when doctor has removed all that it could of a move without
- * its journal: each disk is where it was, nothing of ours is left in QEMU.
+ * What must hold when doctor has removed all that it could at that side, and
+ * the journal is lost: each disk is where it was, nothing of ours is left in
+ * that QEMU, or the guest is on its way and doctor has said so.
  */
 bool verdict_doctored(struct world *world, const struct scenario *scenario,
-                      char text[VERDICT_TEXT]);
+                      enum side side, char text[VERDICT_TEXT]);
 /*
  * Whether it is right that nobody can end the operation any more: a QEMU died
  * that had the guest, or may have had it, and nothing else has got it since.

@@ -171,6 +171,10 @@ void world_lose_journal(struct world *world)
     *world->told->why = *world->told->state = '\0';
     world->kept = 0;
     world->lost_tag = world->told->tag;
+    world->exported = false;
+    for (unsigned i = 0; world->dst_vm != NULL && i < FAKE_EXPORTS; i++) {
+        world->exported |= world->dst_vm->exports[i].used;
+    }
     for (unsigned i = 0; i < STORE_VOLUMES; i++) {
         world->kept |= (uint64_t)world->store->volumes[i].used << i;
     }

@@ -47,7 +47,7 @@ struct engine_request {
     struct qpivot_migrate_options migrate;
     int abort_at;      /* of ENGINE_ABORT: when this step begins */
     bool remote;       /* the QEMUs' processes cannot be seen */
-    enum side adopted; /* of ENGINE_ADOPT: the QEMU that is asked */
+    enum side asked;   /* of ENGINE_ADOPT, _LOOK, _FIX: the QEMU that is */
     const char *fixed; /* of ENGINE_FIX: the operation named, or NULL */
 };
 
@@ -111,6 +111,7 @@ struct told {
     char state[16]; /* the journal's, of the last operation; "" for none */
     char why[256];
     char listed[96]; /* what doctor tells wrongly, or "" */
+    bool streams;    /* it says that the guest is on its way */
     bool left;       /* a warning named a file that is, or may be, left */
     /* By step and record kind: a bit for each disk, bit 0 for no disk. */
     unsigned seen[WORLD_STEPS][JOURNAL_UNDONE + 1];
@@ -148,6 +149,7 @@ struct world {
     bool process_left;
     uint64_t kept; /* the volumes there were when the journal was lost */
     int lost_tag;  /* where the engine was then */
+    bool exported; /* whether the destination had an export then */
     pid_t engine;
     int control;
     struct logged log[WORLD_LOG];
