@@ -206,12 +206,6 @@ static void look_jobs(struct act *act)
     act_qmp(act, "query-block-jobs", NULL, jobs_on_reply);
 }
 
-static bool is_ours(const char *name, const char *id)
-{
-    char owner[OP_ID_SIZE];
-    return name_operation(name, owner) && str_eq(owner, id);
-}
-
 /* Whose it is, and that it is nobody's else: an error that refuses, or 0. */
 static int check_owner(const struct op *op, const struct adopt *adopt,
                        struct err **errp)
@@ -239,69 +233,6 @@ static int check_owner(const struct op *op, const struct adopt *adopt,
         (void)err_set(errp, -EEXIST, id, "this journal knows it");
         err_hint(errp, "'qpivot recover %s' goes by the journal", id);
         return -EEXIST;
-    }
-    return 0;
-}
-
-static bool stream_is_over(const char *status)
-{
-    return status == NULL || str_eq(status, "none") ||
-           str_eq(status, "failed") || str_eq(status, "cancelled");
-}
-
-static bool has_exports(const struct adopt *adopt, const struct graph *graph)
-{
-    unsigned n = 0;
-    const struct graph_export *exports = graph_exports(graph, &n);
-    for (unsigned i = 0; i < n; i++) {
-        if (is_ours(exports[i].id, adopt->holder)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Which QEMU this one was, and what is certain of the guest. */
-static void tell_migration(const struct adopt *adopt, bool exports,
-                           const char *stream, const char *status,
-                           struct err **errp)
-{
-    const char *id = adopt->holder;
-    if (str_eq(status, "inmigrate")) {
-        (void)err_set(errp, -EUNATCH, id,
-                      "this QEMU is the destination of a migration, whose guest"
-                      " has not come");
-        err_hint(errp, "look at the source: if the guest runs there, or stands"
-                       " paused, end this QEMU; a migration needs a new one");
-    } else if (exports && str_eq(status, "running")) {
-        (void)err_set(errp, -EUNATCH, id,
-                      "this QEMU is the destination of a migration, and has the"
-                      " guest");
-        err_hint(errp,
-                 "never let the source go on: end it; then 'qpivot doctor"
-                 " --qmp ADDR --fix --op %s' removes here what is left",
-                 id);
-    } else {
-        (void)err_set(errp, -EUNATCH, id,
-                      "is a migration, its stream '%s' and the guest '%s' here",
-                      stream, status);
-        err_hint(errp, "see with 'query-status' which QEMU holds the guest; do"
-                       " not start the other one");
-    }
-}
-
-/* A guest that is on its way: which QEMU holds it cannot be told from one. */
-static int check_stream(const struct adopt *adopt, const struct graph *graph,
-                        struct err **errp)
-{
-    const char *status = adopt->status != NULL ? adopt->status : "unknown";
-    const char *stream = adopt->stream != NULL ? adopt->stream : "none";
-    bool exports = has_exports(adopt, graph);
-    if (exports || !stream_is_over(adopt->stream) ||
-        str_eq(status, "inmigrate") || str_eq(status, "postmigrate") ||
-        str_eq(status, "finish-migrate")) {
-        tell_migration(adopt, exports, stream, status, errp);
-        return -EUNATCH;
     }
     return 0;
 }
@@ -358,7 +289,7 @@ static void look_on_graph(struct act *act, const struct err *err,
     struct adopt *adopt = adopt_of(act);
     _cleanup_err_ struct err *error = err_copy(err);
     if (error == NULL && check_owner(op, adopt, &error) == 0 &&
-        check_stream(adopt, graph, &adopt->unclear) == 0) {
+        adopt_check_stream(op, adopt, graph, &adopt->unclear) == 0) {
         if (graph_edges(graph) != GRAPH_EDGES_ALL &&
             graph_edges(graph) != GRAPH_EDGES_CHILDREN) {
             (void)err_set(&adopt->unclear, -ENOTSUP, adopt->holder,
@@ -384,28 +315,12 @@ static void look_graph(struct act *act)
 
 /* --- deciding --- */
 
-/*
- * The mirror of a disk that its source writes at once looks like a move's; but
- * only a migration sets this, right after its claim.
- */
-static bool is_migration(const struct adopt *adopt)
-{
-    size_t i;
-    json_t *name;
-    json_array_foreach(adopt->capabilities, i, name) {
-        if (str_eq(json_string_value(name), "pause-before-switchover")) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Whether the pivot may have begun: then its probe decides, and nobody else. */
 static bool has_begun(const struct adopt *adopt, const struct plan *plan)
 {
     for (unsigned i = 0; i < plan->n_disks; i++) {
         if (adopt->disks[i].uses_target ||
-            (adopt->disks[i].finishing && !is_migration(adopt))) {
+            (adopt->disks[i].finishing && !adopt_is_migration(adopt))) {
             return true;
         }
     }
@@ -425,7 +340,7 @@ static const char *why_back(const struct adopt *adopt, const struct plan *plan)
     for (unsigned i = 0; i < plan->n_disks; i++) {
         const struct adopt_disk *disk = &adopt->disks[i];
         drive_mirror = drive_mirror || plan->disks[i].drive_mirror;
-        if (disk->client || is_migration(adopt)) {
+        if (disk->client || adopt_is_migration(adopt)) {
             return "it is a migration that has not handed the guest over";
         }
         if (!disk->copies || !disk->uses_source) {

@@ -81,6 +81,14 @@ int adopt_former(struct plan_disk *disk, const struct graph *graph,
  */
 bool adopt_has_returned(const struct adopt *adopt, const struct plan *plan,
                         struct err **errp);
+/*
+ * Whether a guest is on its way: -EUNATCH, and 'errp' says what is certain and
+ * what to look at.
+ */
+int adopt_check_stream(struct op *op, const struct adopt *adopt,
+                       const struct graph *graph, struct err **errp);
+/* Whether a stream's capabilities tell that it is no move. */
+bool adopt_is_migration(const struct adopt *adopt);
 /* The last of the node's file children, or the node; NULL of NULL. */
 const struct graph_node *adopt_protocol(const struct graph *graph,
                                         const struct graph_node *node);

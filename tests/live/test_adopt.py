@@ -244,7 +244,7 @@ def test_a_migration_without_its_journal(lab):
     assert pair.runs_at() == ["destination"]
     op = e.events[0]["op"]
     r = adopt_at(lab, pair.src)
-    assert r.rc == 3 and "do not start the other" in r.error, r
+    assert r.rc == 3 and "never 'cont' here" in r.error, r
     r = adopt_at(lab, pair.dst)
     assert r.rc == 3 and "do not start the other" in r.error, r
     assert pair.runs_at() == ["destination"]
@@ -253,4 +253,41 @@ def test_a_migration_without_its_journal(lab):
     pair.src.stop()
     pair.arrived()
     pair.assert_attached()
+    pair.judge()
+
+
+@timeout(200)
+def test_a_paused_guest_that_was_sent_is_nobody_s_to_take_back(lab):
+    """It may be the destination's only: there and at the source a person is
+    asked, nothing is changed, and what the hint says to do is right. A move of
+    the guest that came so is a move all the same."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    pair.vm.wait_writes(20)
+    pair.src.qmp.cmd("stop")
+    e = pair.start()
+    e.kill_at("prove", "end")
+    shutil.rmtree(lab.qpivot.state)
+    op = e.events[0]["op"]
+    for _ in range(2):
+        r = adopt_at(lab, pair.dst)
+        assert r.rc == 3 and "may be the only one" in r.error and r.op != op, r
+        assert f"doctor --qmp {pair.dst.qmp_path} --fix --op {op}" in r.error, r
+        r = adopt_at(lab, pair.src)
+        assert r.rc == 3 and "never 'cont' here" in r.error, r
+        assert (pair.src.status(), pair.dst.status()) == ("postmigrate", "paused")
+    r = lab.qpivot.run("doctor", "--qmp", pair.dst.qmp_path, "--json", "--fix", "--op", op)
+    assert r.rc == 0 and r.last["items"] == [], r
+    pair.dst.qmp.cmd("cont")
+    pair.src.stop()
+    pair.arrived()
+    pair.vm.wait_writes(20)
+    pair.assert_attached()
+    pair.judge()
+
+    before = pair.vm.state()
+    targets = {"d0": volume(lab, "raw")}
+    e = pair.start_move(targets, *SLOW)
+    op = copying(e)
+    lose(lab, e)
+    back(lab, pair, adopt(lab, pair, "--undo"), op, before, targets)
     pair.judge()

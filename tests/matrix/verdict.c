@@ -385,14 +385,16 @@ static bool migrate_is_told(struct world *world,
     char why[VERDICT_TEXT] = "told otherwise";
     const struct told *told = world->told;
     bool over = fake_vm_holds_guest(world->dst_vm);
-    bool back = asked == SOURCE && told->outcome == QPIVOT_FAILED;
+    bool undone = told->outcome == QPIVOT_FAILED;
+    bool back = asked == SOURCE && undone;
     bool both = over && fake_vm_holds_guest(world->vm);
     if (both && scenario->cut && told->outcome != QPIVOT_DONE &&
         world->dst_vm->runstate == FAKE_PAUSED) {
         /* What the source could not hand over it keeps; the other waits. */
         return is_whole(world, scenario, false, text);
     }
-    if (both || told->outcome == QPIVOT_DONE || (back && over)) {
+    /* What it is the only one to have, perhaps, is nothing to take back. */
+    if (both || told->outcome == QPIVOT_DONE || (undone && over)) {
         return against(text, "outcome %d, at the %s: %s (%.200s)",
                        (int)told->outcome, over ? "destination" : "source",
                        both ? "both have the guest" : why, told->why);
