@@ -32,6 +32,8 @@ def lanes(size):
         Lane("rbd", "sparse qcow2 -> fresh RBD image", "qcow2", "rbd", size, 10),
         Lane("fixed", "64 MiB with 1 MiB of data, raw -> raw: the fixed costs", "raw",
              "raw", 64 * MiB, 64),
+        Lane("fixed-rbd", "64 MiB with 1 MiB of data, raw -> fresh RBD image", "raw",
+             "rbd", 64 * MiB, 64),
         Lane("long", "512 MiB dense raw -> raw at 48 MiB/s: the running costs", "raw",
              "raw", 512 * MiB, 1, 48 * MiB),
     ]
@@ -66,7 +68,7 @@ class Bench:
 
     def start(self):
         names = {"nfs": "nfs", "rbd": "ceph"}
-        self.base.start_services(sorted(names[x.name] for x in self.lanes if x.name in names))
+        self.base.start_services(sorted({names[x.target] for x in self.lanes if x.target in names}))
         if "virsh" in self.opts.by:
             self.libvirt = libvirt.Libvirt(self.tmp / "libvirt")
             self.base.services["libvirt"] = self.libvirt
