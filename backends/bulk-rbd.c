@@ -150,6 +150,8 @@ const struct bulk_ops bulk_rbd = {
     .extents = rbd_bulk_extents,
     .hold = rbd_hold,
     .release = rbd_release,
+    .is_good = rbd_is_good,
+    .doubt = rbd_doubt,
 };
 
 static int open_image(struct rbd_bulk *rbd, bool write, struct err **errp)
@@ -161,6 +163,7 @@ static int open_image(struct rbd_bulk *rbd, bool write, struct err **errp)
               : rbd_open_read_only(rbd->session.pool, name, &rbd->image, NULL);
     if (r < 0) {
         rbd->image = NULL;
+        rbd_session_doubt(&rbd->session);
         return volume_fail(errp, volume, r, "cannot open the image");
     }
     rbd->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -282,6 +285,9 @@ static void reap(struct rbd_bulk *rbd)
             ssize_t r = rbd_aio_get_return_value(ready[i]);
             rbd_aio_release(ready[i]);
             rbd->under_way--;
+            if (r < 0) {
+                rbd_session_doubt(&rbd->session);
+            }
             finish_call(call, r);
         }
         if (n < REAP_MAX) {

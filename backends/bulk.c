@@ -128,6 +128,14 @@ void bulk_release(const struct volume *volume, void *held)
     }
 }
 
+void bulk_doubt(const struct volume *volume)
+{
+    const struct bulk_ops *ops = volume->ops->bulk;
+    if (ops != NULL && ops->doubt != NULL) {
+        ops->doubt(volume);
+    }
+}
+
 int bulk_clone(const struct volume *from, const struct volume *to,
                struct err **errp)
 {

@@ -78,11 +78,16 @@ struct bulk_ops {
     int (*extents)(struct bulk *bulk, bulk_extent_fn *cb, void *data,
                    struct err **errp);
     /*
-     * blocking, or both NULL: keeps what each act of the volume would set up
-     * anew, a connection above all, until it is released.
+     * blocking, or all four NULL: keeps what each act of the volume would set
+     * up anew, a connection above all, until it is released. While it is held
+     * and good, all who ask get the same.
      */
     int (*hold)(const struct volume *volume, void **ret, struct err **errp);
     void (*release)(void *held);
+    /* Any thread, never blocking: whether the next one that holds gets it. */
+    bool (*is_good)(void *held);
+    /* Likewise: what the volume's acts use may hang; nobody gets it now. */
+    void (*doubt)(const struct volume *volume);
 };
 
 struct bulk {
@@ -127,6 +132,7 @@ int bulk_call(struct bulk *bulk, struct bulk_request *request,
 /* *ret NULL: there is nothing to be kept. */
 int bulk_hold(const struct volume *volume, void **ret, struct err **errp);
 void bulk_release(const struct volume *volume, void *held);
+void bulk_doubt(const struct volume *volume);
 /* Lets the storage copy by itself; -ENOTSUP: nothing was done. */
 int bulk_clone(const struct volume *from, const struct volume *to,
                struct err **errp);

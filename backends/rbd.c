@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * RBD images through librados and librbd. Acts at the same time share one
- * connection to a cluster; nothing is kept after the last of them, and a lost
- * cluster is an error of the next one after RBD_TIMEOUT.
+ * RBD images through librbd, by the connections of rbd-cluster.c.
  *
  * Identity: "rbd:<fsid>/<pool>[/<namespace>]/<image id>": the id stays with
  * an image when it is renamed, and no other image of the pool gets it.
@@ -10,7 +8,6 @@
 #include "rbd.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <rbd/librbd.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,31 +17,9 @@
 #include "bulk.h"
 #include "registry.h"
 
-/* Seconds, for finding the monitors and for each call to them and to OSDs. */
-#define RBD_TIMEOUT "10"
-
 enum { RBD_OBJECTS_MAX = 1 << 20, RBD_LAST = 512 };
 
-/* A connection takes a dozen threads and some 50 ms. */
-struct rbd_cluster {
-    struct rbd_cluster *next;
-    rados_t handle;
-    char *place; /* configuration, user and keyring */
-    unsigned refs;
-};
-
-static pthread_mutex_t clusters_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct rbd_cluster *clusters;
-
-static bool share_cluster(struct rbd_session *session, const char *place);
-static void offer_cluster(struct rbd_session *session, char *place);
-static bool leave_cluster(struct rbd_cluster *shared);
-static char *place_of(const struct rbd_volume *rbd);
-static int configure(const struct rbd_session *session, struct err **errp);
-static int connect_cluster(struct rbd_session *session, struct err **errp);
-static int open_pool(struct rbd_session *session, struct err **errp);
-static int fail(const struct rbd_session *session, int code, const char *what,
-                struct err **errp);
+static int ask_monitor(const struct rbd_session *session, struct err **errp);
 static int look(const struct rbd_session *session, const char *image,
                 struct volume_info *ret, struct err **errp);
 static int look_open(const struct rbd_session *session, rbd_image_t image,
@@ -85,6 +60,9 @@ static int rbd_answer(struct volume *volume, struct volume_info *ret,
     char last[RBD_LAST];
     volume_info_init(ret);
     int r = rbd_session_open(&session, volume, errp);
+    if (r == 0) {
+        r = ask_monitor(&session, errp);
+    }
     if (r < 0) {
         return r;
     }
@@ -93,7 +71,7 @@ static int rbd_answer(struct volume *volume, struct volume_info *ret,
         return 0; /* it answers: there is no such image */
     }
     if (r < 0) {
-        return fail(&session, r, "cannot open the image", errp);
+        return rbd_session_fail(&session, r, "cannot open the image", errp);
     }
     r = rbd_get_size(image, &ret->size);
     if (r == 0) {
@@ -106,7 +84,8 @@ static int rbd_answer(struct volume *volume, struct volume_info *ret,
     }
     (void)rbd_close(image);
     ret->exists = r == 0;
-    return r < 0 ? fail(&session, r, "cannot read the image", errp) : 0;
+    return r < 0 ? rbd_session_fail(&session, r, "cannot read the image", errp)
+                 : 0;
 }
 
 static int rbd_make(struct volume *volume, const char *temp, uint64_t size,
@@ -160,7 +139,8 @@ static int rbd_publish(struct volume *volume, const char *temp,
     if (r == -EEXIST) {
         return volume_taken(volume, errp);
     }
-    return r < 0 ? fail(&session, r, "cannot give the image its name", errp)
+    return r < 0 ? rbd_session_fail(&session, r,
+                                    "cannot give the image its name", errp)
                  : 0;
 }
 
@@ -197,248 +177,24 @@ const struct backend_ops backend_rbd = {
     .bulk = &bulk_rbd,
 };
 
-int rbd_session_open(struct rbd_session *session, const struct volume *volume,
-                     struct err **errp)
+/*
+ * OSDs alone answer on for a while, to who is connected already. Whatever a
+ * monitor says, that it may not be asked this too, shows that it is there.
+ */
+static int ask_monitor(const struct rbd_session *session, struct err **errp)
 {
-    session->rbd = rbd_of(volume);
-    _cleanup_free_ char *place = place_of(session->rbd);
-    if (place == NULL) {
-        return -ENOMEM;
-    }
-    if (share_cluster(session, place)) {
-        return open_pool(session, errp);
-    }
-    int r = rados_create(&session->cluster, session->rbd->id);
-    if (r < 0) {
-        session->cluster = NULL;
-        return fail(session, r, "cannot set up a Ceph client", errp);
-    }
-    r = configure(session, errp);
-    if (r == 0) {
-        r = connect_cluster(session, errp);
-    }
-    if (r == 0) {
-        offer_cluster(session, TAKE_PTR(place));
-    }
-    return r == 0 ? open_pool(session, errp) : r;
-}
-
-void rbd_session_done(struct rbd_session *session)
-{
-    if (session->pool != NULL) {
-        rados_ioctx_destroy(session->pool);
-    }
-    if (session->cluster != NULL && leave_cluster(session->shared)) {
-        rados_shutdown(session->cluster);
-    }
-}
-
-int rbd_hold(const struct volume *volume, void **ret, struct err **errp)
-{
-    struct rbd_session *session = calloc(1, sizeof(*session));
-    if (session == NULL) {
-        return -ENOMEM;
-    }
-    int r = rbd_session_open(session, volume, errp);
-    if (r < 0) {
-        rbd_release(session);
-        return r;
-    }
-    *ret = session;
-    return 0;
-}
-
-void rbd_release(void *held)
-{
-    rbd_session_done(held);
-    free(held);
-}
-
-static bool share_cluster(struct rbd_session *session, const char *place)
-{
-    (void)pthread_mutex_lock(&clusters_lock);
-    struct rbd_cluster *shared = clusters;
-    while (shared != NULL && !str_eq(shared->place, place)) {
-        shared = shared->next;
-    }
-    if (shared != NULL) {
-        shared->refs++;
-        session->shared = shared;
-        session->cluster = shared->handle;
-    }
-    (void)pthread_mutex_unlock(&clusters_lock);
-    return shared != NULL;
-}
-
-/* Without memory it is this session's alone. */
-static void offer_cluster(struct rbd_session *session, char *place)
-{
-    struct rbd_cluster *shared = calloc(1, sizeof(*shared));
-    if (shared == NULL) {
-        free(place);
-        return;
-    }
-    shared->handle = session->cluster;
-    shared->place = place;
-    shared->refs = 1;
-    session->shared = shared;
-    (void)pthread_mutex_lock(&clusters_lock);
-    shared->next = clusters;
-    clusters = shared;
-    (void)pthread_mutex_unlock(&clusters_lock);
-}
-
-/* True: nobody else has it. */
-static bool leave_cluster(struct rbd_cluster *shared)
-{
-    if (shared == NULL) {
-        return true;
-    }
-    (void)pthread_mutex_lock(&clusters_lock);
-    bool last = --shared->refs == 0;
-    if (last) {
-        struct rbd_cluster **at = &clusters;
-        while (*at != shared) {
-            at = &(*at)->next;
-        }
-        *at = shared->next;
-        free(shared->place);
-        free(shared);
-    }
-    (void)pthread_mutex_unlock(&clusters_lock);
-    return last;
-}
-
-static char *place_of(const struct rbd_volume *rbd)
-{
-    return str_printf("%s\n%s\n%s", rbd->conf != NULL ? rbd->conf : "",
-                      rbd->id != NULL ? rbd->id : "",
-                      rbd->keyring != NULL ? rbd->keyring : "");
-}
-
-static int configure(const struct rbd_session *session, struct err **errp)
-{
-    const struct rbd_volume *rbd = session->rbd;
-    int r = rados_conf_read_file(session->cluster, rbd->conf);
-    if (r < 0 && rbd->conf != NULL) {
-        return volume_fail(errp, &rbd->volume, r,
-                           "cannot read Ceph configuration '%s'", rbd->conf);
-    }
-    char monitors[8] = "";
-    int m = rados_conf_get(session->cluster, "mon_host", monitors,
-                           sizeof(monitors));
-    if (r < 0 && m == 0 && *monitors == '\0') {
-        /* librados would look in the DNS and print that it found nothing. */
-        (void)err_set(errp, r, rbd->volume.name,
-                      "no Ceph configuration and so no monitor found");
-        err_hint(errp, "name it: conf=/PATH/ceph.conf");
-        return r;
-    }
-    const char *const settings[][2] = {
-  /* The library's user decides what is printed. */
-        {"log_to_stderr",                "false"    },
-        {"err_to_stderr",                "false"    },
-        {"client_mount_timeout",         RBD_TIMEOUT},
-        {"rados_mon_op_timeout",         RBD_TIMEOUT},
-        {"rados_osd_op_timeout",         RBD_TIMEOUT},
- /* Each byte passes once: a cache is but one more copy of it. */
-        {"rbd_cache",                    "false"    },
-        {"rbd_disable_zero_copy_writes", "false"    },
-    };
-    for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
-        r = rados_conf_set(session->cluster, settings[i][0], settings[i][1]);
-        if (r < 0) {
-            return fail(session, r, "cannot configure the Ceph client", errp);
-        }
-    }
-    if (rbd->keyring == NULL) {
-        return 0;
-    }
-    if (access(rbd->keyring, R_OK) < 0) {
-        return volume_fail(errp, &rbd->volume, -errno,
-                           "cannot open keyring '%s'", rbd->keyring);
-    }
-    r = rados_conf_set(session->cluster, "keyring", rbd->keyring);
-    return r < 0 ? fail(session, r, "cannot configure the keyring", errp) : 0;
-}
-
-static int connect_cluster(struct rbd_session *session, struct err **errp)
-{
-    const struct rbd_volume *rbd = session->rbd;
-    int r = rados_connect(session->cluster);
-    if (r == 0) {
-        return 0;
-    }
-    const char *id = rbd->id != NULL ? rbd->id : "admin";
-    const char *conf = rbd->conf != NULL ? rbd->conf : "Ceph's default places";
-    switch (r) {
-    case -EACCES:
-    case -EPERM:
-        (void)err_set(errp, r, rbd->volume.name,
-                      "the cluster refuses client.%s", id);
-        err_hint(errp,
-                 "the key must be the one that 'ceph auth get client.%s'"
-                 " tells",
-                 id);
-        return r;
-    case -ENOENT:
-    case -EINVAL:
-    case -EIO:
-        (void)err_set(errp, r, rbd->volume.name,
-                      r == -ENOENT
-                          ? "no key of client.%s or no monitor address found"
-                          : "the key of client.%s or the configuration is "
-                            "not usable",
-                      id);
-        err_hint(errp, "looked in the configuration (%s) and the keyring (%s)",
-                 conf, rbd->keyring != NULL ? rbd->keyring : "as configured");
-        return r;
-    case -ETIMEDOUT:
-        return err_set(errp, r, rbd->volume.name,
-                       "no monitor of the cluster answers within " RBD_TIMEOUT
-                       " s");
-    default:
-        return fail(session, r, "cannot connect to the cluster", errp);
-    }
-}
-
-static int open_pool(struct rbd_session *session, struct err **errp)
-{
-    const struct rbd_volume *rbd = session->rbd;
-    int r = rados_ioctx_create(session->cluster, rbd->pool, &session->pool);
-    if (r < 0) {
-        session->pool = NULL;
-        return r == -ENOENT ? err_set(errp, r, rbd->volume.name,
-                                      "the cluster has no pool '%s'", rbd->pool)
-                            : fail(session, r, "cannot use the pool", errp);
-    }
-    if (rbd->space == NULL) {
-        return 0;
-    }
-    bool exists = false;
-    r = rbd_namespace_exists(session->pool, rbd->space, &exists);
-    if (r < 0) {
-        return fail(session, r, "cannot look for the namespace", errp);
-    }
-    if (!exists) {
-        (void)err_set(errp, -ENOENT, rbd->volume.name,
-                      "pool '%s' has no namespace '%s'", rbd->pool, rbd->space);
-        err_hint(errp, "rbd namespace create %s/%s", rbd->pool, rbd->space);
-        return -ENOENT;
-    }
-    rados_ioctx_set_namespace(session->pool, rbd->space);
-    return 0;
-}
-
-static int fail(const struct rbd_session *session, int code, const char *what,
-                struct err **errp)
-{
-    const struct volume *volume = &session->rbd->volume;
-    if (code == -ETIMEDOUT) {
-        return err_set(errp, code, volume->name,
-                       "%s: no answer within " RBD_TIMEOUT " s", what);
-    }
-    return volume_fail(errp, volume, code, "%s", what);
+    const char *command = "{\"prefix\":\"fsid\"}";
+    char *out = NULL;
+    char *status = NULL;
+    size_t out_length = 0;
+    size_t status_length = 0;
+    int r = rados_mon_command(session->cluster, &command, 1, "", 0, &out,
+                              &out_length, &status, &status_length);
+    rados_buffer_free(out);
+    rados_buffer_free(status);
+    return r == -ETIMEDOUT || r == -ENOTCONN || r == -ESHUTDOWN
+               ? rbd_session_fail(session, r, "cannot ask a monitor", errp)
+               : 0;
 }
 
 /* -ENOENT without a message if there is nothing. */
@@ -453,11 +209,13 @@ static int look(const struct rbd_session *session, const char *name,
         return r;
     }
     if (r < 0) {
-        return fail(session, r, "cannot open the image", errp);
+        return rbd_session_fail(session, r, "cannot open the image", errp);
     }
     r = look_open(session, image, ret);
     (void)rbd_close(image);
-    return r < 0 ? fail(session, r, "cannot look at the image", errp) : 0;
+    return r < 0
+               ? rbd_session_fail(session, r, "cannot look at the image", errp)
+               : 0;
 }
 
 static int look_open(const struct rbd_session *session, rbd_image_t image,
@@ -576,6 +334,7 @@ static void look_space(const struct rbd_session *session,
     int r = rados_mon_command(session->cluster, &command, 1, "", 0, &out,
                               &out_length, &status, &status_length);
     if (r < 0) {
+        rbd_session_doubt(session);
         return;
     }
     json_auto_t *reply = json_loadb(out, out_length, 0, NULL);
@@ -615,6 +374,9 @@ static bool may_create(const struct rbd_session *session, const char *image)
         r = rados_write_op_operate(write, session->pool, object, NULL,
                                    LIBRADOS_OPERATION_FULL_TRY);
     }
+    if (r == -ETIMEDOUT) {
+        rbd_session_doubt(session);
+    }
     if (write != NULL) {
         rados_release_write_op(write);
     }
@@ -629,7 +391,8 @@ static int make(const struct rbd_session *session, const char *image,
     /* No options: format 2 and the cluster's default features. */
     int r = rbd_create4(session->pool, image, size, options);
     rbd_image_options_destroy(options);
-    return r < 0 ? fail(session, r, "cannot create an image", errp) : 0;
+    return r < 0 ? rbd_session_fail(session, r, "cannot create an image", errp)
+                 : 0;
 }
 
 /* identity NULL: by its name alone. Nothing there is success. */
@@ -673,8 +436,9 @@ static int remove_image(const struct rbd_session *session, const char *name,
         r = r > 0 ? rbd_remove(session->pool, name) : r;
         return r >= 0 || r == -ENOENT
                    ? 0
-                   : fail(session, r, "cannot remove what is left of the image",
-                          errp);
+                   : rbd_session_fail(session, r,
+                                      "cannot remove what is left of the image",
+                                      errp);
     }
     if (r < 0) {
         return r;
@@ -696,5 +460,5 @@ static int remove_image(const struct rbd_session *session, const char *name,
     }
     return r == 0 || r == -ENOENT
                ? 0
-               : fail(session, r, "cannot remove the image", errp);
+               : rbd_session_fail(session, r, "cannot remove the image", errp);
 }

@@ -33,7 +33,7 @@ int rbd_volume_secret(struct volume *volume, char **ret, struct err **errp);
 
 struct rbd_cluster;
 
-/* rbd.c: a connection, to the volume's pool and namespace */
+/* rbd-cluster.c: a connection, to the volume's pool and namespace */
 struct rbd_session {
     const struct rbd_volume *rbd;
     struct rbd_cluster *shared;
@@ -41,10 +41,17 @@ struct rbd_session {
     rados_ioctx_t pool;
 };
 
-/* On failure too it wants rbd_session_done(). */
+/* On failure too it wants rbd_session_done(), which may block. */
 int rbd_session_open(struct rbd_session *session, const struct volume *volume,
                      struct err **errp);
+/* Something has failed by its connection: nobody else is to use it. */
+void rbd_session_doubt(const struct rbd_session *session);
 void rbd_session_done(struct rbd_session *session);
-/* hold and release of the bulk channel */
+/* A call of librbd or librados has failed: says so, and doubts the session. */
+int rbd_session_fail(const struct rbd_session *session, int code,
+                     const char *what, struct err **errp);
+/* hold, release, is_good and doubt of the bulk channel */
 int rbd_hold(const struct volume *volume, void **ret, struct err **errp);
 void rbd_release(void *held);
+bool rbd_is_good(void *held);
+void rbd_doubt(const struct volume *volume);
