@@ -13,6 +13,8 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "base/worker.h"
+#include "bulk.h"
+#include "keep.h"
 #include "volume.h"
 
 /*
@@ -37,6 +39,7 @@ struct volume_work {
     void *left_data;
     bool cancelled;
     bool aside;
+    struct keep *keep;
     /* Written by the worker, read by the loop after it. */
     int code;
     struct err *err;
@@ -89,6 +92,7 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
             return -ENOMEM;
         }
     }
+    work->keep = keep_ref(request->keep);
     work->aside = request->aside;
     if (work->aside && atomic_fetch_add(&n_aside, 1) >= ASIDE_MAX) {
         return -EAGAIN;
@@ -107,6 +111,11 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
     return 0;
 }
 
+void volume_work_doubt(const struct volume_work *work)
+{
+    bulk_doubt(work->volume);
+}
+
 void volume_work_cancel(struct volume_work *work, volume_left_fn *left,
                         void *data)
 {
@@ -120,8 +129,15 @@ void volume_work_cancel(struct volume_work *work, volume_left_fn *left,
 static void work_on_run(void *data)
 {
     struct volume_work *work = data;
+    void *held = NULL;
     volume_info_init(&work->result.info);
-    work->code = work_act(work);
+    if (work->act != VOLUME_SECRET) {
+        work->code = keep_begin(work->keep, work->volume, &held, &work->err);
+    }
+    if (work->code == 0) {
+        work->code = work_act(work);
+    }
+    keep_end(work->keep, work->volume, held);
 }
 
 static void work_on_gone(void *data)
@@ -192,6 +208,7 @@ static struct volume_work *work_free(struct volume_work *work)
     }
     free(work->temp);
     free(work->identity);
+    keep_unref(work->keep);
     (void)err_free(work->err);
     str_wipe_free(work->result.secret);
     free(work);

@@ -29,6 +29,7 @@
 struct backend_ops;
 struct bulk_ops;
 struct err;
+struct keep;
 
 enum backend_format { FORMAT_RAW, FORMAT_QCOW2 };
 
@@ -123,8 +124,9 @@ struct backend_ops {
                  struct err **errp);
     /*
      * worker: one round trip to what holds the volume's last bytes, over a
-     * connection of its own; bounded, cheap, and no cache may answer. Fills in
-     * exists, size, identity, life and torn only. NULL: probe is as good.
+     * connection that is not QEMU's; bounded, cheap, and no cache may answer.
+     * Fills in exists, size, identity, life and torn only. NULL: probe is as
+     * good.
      */
     int (*answer)(struct volume *volume, struct volume_info *ret,
                   struct err **errp);
@@ -200,6 +202,7 @@ struct volume_request {
     const char *like;
     /* -EAGAIN if too many such are under way. */
     bool aside;
+    struct keep *keep; /* see keep.h; NULL: the act sets up all it needs */
 };
 
 struct volume_result {
@@ -224,6 +227,11 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
                   const struct volume_request *request, volume_done_fn *cb,
                   void *data, struct volume_work **ret);
 typedef void volume_left_fn(void *data);
+/*
+ * It is late: what it uses may hang, and no act that begins from now on gets
+ * the same. To be called before it is cancelled.
+ */
+void volume_work_doubt(const struct volume_work *work);
 /*
  * The callback will not come. Steals the volume, which the work now frees.
  * 'left' (NULL: none) is called when the act has ended, from its thread, or

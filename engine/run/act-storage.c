@@ -17,6 +17,7 @@ enum {
     FREEING_MS = 1800000, /* more: to free much takes a while */
     CANCELLED_MS = 20000,
     LET_GO_MS = 5000,
+    ASK_LATE_MS = 1000,
 };
 
 static void act_on_storage(void *data, const struct err *err,
@@ -43,6 +44,8 @@ void act_storage(struct act *act, struct volume *volume,
                  const struct volume_request *request, act_volume_fn *then)
 {
     uint64_t now = uv_now(act->op->host.loop);
+    struct volume_request keeping = *request;
+    keeping.keep = act->op->keep;
     act_drop_pending(act);
     act->storage = then;
     act->volume = volume;
@@ -50,7 +53,7 @@ void act_storage(struct act *act, struct volume *volume,
     act->work_began_ms = now;
     act->work_until_ms =
         now + answer_ms(act) + (request->act == VOLUME_REMOVE ? FREEING_MS : 0);
-    int r = volume_submit(act->op->host.loop, volume, request, act_on_storage,
+    int r = volume_submit(act->op->host.loop, volume, &keeping, act_on_storage,
                           act, &act->work);
     if (r < 0) {
         act->work = NULL;
@@ -68,8 +71,8 @@ struct volume *act_own_volume(struct act *act, struct volume *volume)
 int act_ask(struct act *act, struct volume *volume, act_asked_fn *then,
             void *data)
 {
-    static const struct volume_request request = {.act = VOLUME_ANSWER,
-                                                  .aside = true};
+    struct volume_request request = {
+        .act = VOLUME_ANSWER, .aside = true, .keep = act->op->keep};
     int r = act->ask != NULL
                 ? -EBUSY
                 : volume_submit(act->op->host.loop, volume, &request,
@@ -79,9 +82,22 @@ int act_ask(struct act *act, struct volume *volume, act_asked_fn *then,
         return r;
     }
     act->asked = volume;
+    act->ask_began_ms = uv_now(act->op->host.loop);
     act->ask_then = then;
     act->ask_data = data;
     return 0;
+}
+
+void act_ask_drop(struct act *act)
+{
+    if (act->ask == NULL) {
+        return;
+    }
+    if (uv_now(act->op->host.loop) - act->ask_began_ms >= ASK_LATE_MS) {
+        volume_work_doubt(act->ask);
+    }
+    volume_work_cancel(TAKE_PTR(act->ask), NULL, NULL);
+    act->asked = NULL; /* it frees the volume */
 }
 
 void act_check(struct act *act, const struct check_request *request,
@@ -166,6 +182,7 @@ static struct err *leave(struct act *act, bool changes)
         err_hint(&err, "when it answers again: 'qpivot recover %s'", op->id);
     }
     replace_volume(act);
+    volume_work_doubt(act->work);
     volume_work_cancel(TAKE_PTR(act->work), changes ? on_left : NULL,
                        changes ? journal_hold(op->lock) : NULL);
     act->volume = NULL;

@@ -597,11 +597,7 @@ void act_drop_pending(struct act *act)
 /* What the body knows, and what it has asked on the side. */
 static void act_forget(struct act *act)
 {
-    if (act->ask != NULL) {
-        volume_work_cancel(act->ask, NULL, NULL); /* it frees the volume */
-        act->ask = NULL;
-        act->asked = NULL;
-    }
+    act_ask_drop(act);
     free(act->scratch);
     act->scratch = NULL;
 }

@@ -79,6 +79,7 @@ struct act {
     act_volume_fn *storage;
     struct volume *asked; /* act_ask() */
     struct volume_work *ask;
+    uint64_t ask_began_ms;
     act_asked_fn *ask_then;
     void *ask_data;
     struct check *check;
@@ -103,6 +104,7 @@ struct op {
     struct vm *vm;
     struct vm *dst_vm;       /* NULL in a move */
     struct volume **volumes; /* of plan->n_disks */
+    struct keep *keep;       /* their acts share its connections */
     struct journal_lock *lock;
     struct watchdog *guard; /* armed while the pivot may freeze the guest */
     enum op_state state;
@@ -169,6 +171,8 @@ void act_error(struct act *act, int code, const char *what);
 bool act_works(const struct act *act);
 /* Nobody waits for what comes of it: soon the thread is left alone. */
 void act_cancel_work(struct act *act);
+/* Nobody waits for an answer on the side any more. */
+void act_ask_drop(struct act *act);
 /* The operation lets go: it is, sooner. */
 void act_hurry(struct act *act);
 /* Leaves a thread that is late: whether there was one. */

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "backends/keep.h"
 #include "base/str.h"
 #include "qmp/qmp.h"
 #include "run/claim.h"
@@ -25,6 +26,7 @@ static void op_step_run(struct op *op);
 static void op_step_undo(struct op *op);
 static void op_planned(struct op *op);
 static void op_on_vm_closed(void *data);
+static void op_on_kept_closed(void *data);
 static void op_on_tick_closed(uv_handle_t *handle);
 
 static bool wanted(const struct op *op, const struct step *step, int disk)
@@ -671,7 +673,7 @@ void op_let_go(struct op *op)
     }
 }
 
-/* One after the other: the source's, the destination's, the timer. */
+/* One after the other: the source's, the destination's, storage, the timer. */
 static void op_on_vm_closed(void *data)
 {
     struct op *op = data;
@@ -683,6 +685,14 @@ static void op_on_vm_closed(void *data)
         vm_close(vm, op_on_vm_closed, op);
         return;
     }
+    if (!keep_close(op->keep, op->host.loop, op_on_kept_closed, op)) {
+        op_on_kept_closed(op);
+    }
+}
+
+static void op_on_kept_closed(void *data)
+{
+    struct op *op = data;
     uv_close((uv_handle_t *)&op->tick, op_on_tick_closed);
 }
 
@@ -703,6 +713,7 @@ static void op_on_tick_closed(uv_handle_t *handle)
     if (op->request_free != NULL) {
         op->request_free(op->request);
     }
+    keep_unref(op->keep);
     free(op->volumes);
     free(op->marks);
     free(op->next);

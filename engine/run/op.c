@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/keep.h"
 #include "base/str.h"
 #include "qmp/qmp.h"
 #include "run/claim.h"
@@ -327,8 +328,12 @@ static int op_alloc(const struct op_host *host,
     op->callbacks = *callbacks;
     op->started_ms = uv_now(host->loop);
     list_init(&op->acts);
-    int r = host->born != NULL ? host->born(host->data, op) : 0;
+    int r = keep_new(&op->keep);
+    if (r == 0 && host->born != NULL) {
+        r = host->born(host->data, op);
+    }
     if (r < 0) {
+        keep_unref(op->keep);
         free(op);
         free(volumes);
         return r;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/bulk.h"
 #include "backends/registry.h"
 #include "backends/uri.h"
 #include "backends/volume.h"
@@ -17,6 +18,12 @@ enum { STORE_MAX = 64, NAME_MAX_LENGTH = 64, FAULT_MAX = 16 };
 struct fake_volume {
     struct volume volume;
     char *key;
+};
+
+/* What acts share: not the one that is doubted. */
+struct held {
+    unsigned refs;
+    bool doubted;
 };
 
 struct entry {
@@ -44,6 +51,9 @@ static struct {
     unsigned next_number;
     unsigned hung;
     bool released;
+    struct held *held;
+    unsigned n_made, n_open;
+    bool hang_at_release;
 } fake;
 
 static const struct backend_ops fake_ops;
@@ -71,6 +81,9 @@ void fake_backend_start(void)
     fake.next_number = 1;
     fake.hung = 0;
     fake.released = false;
+    fake.held = NULL;
+    fake.n_made = fake.n_open = 0;
+    fake.hang_at_release = false;
     registry_add_for_tests(&fake_ops);
 }
 
@@ -108,6 +121,29 @@ void fake_backend_wait_hung(void)
     while (fake.hung == 0) {
         uv_cond_wait(&fake.changed, &fake.lock);
     }
+    uv_mutex_unlock(&fake.lock);
+}
+
+unsigned fake_backend_made(void)
+{
+    uv_mutex_lock(&fake.lock);
+    unsigned n = fake.n_made;
+    uv_mutex_unlock(&fake.lock);
+    return n;
+}
+
+unsigned fake_backend_open(void)
+{
+    uv_mutex_lock(&fake.lock);
+    unsigned n = fake.n_open;
+    uv_mutex_unlock(&fake.lock);
+    return n;
+}
+
+void fake_backend_hang_at_release(void)
+{
+    uv_mutex_lock(&fake.lock);
+    fake.hang_at_release = true;
     uv_mutex_unlock(&fake.lock);
 }
 
@@ -278,6 +314,63 @@ static int fake_secret(struct volume *volume, char **ret, struct err **errp)
     return end(volume, r, lost, errp);
 }
 
+static int fake_hold(_unused_ const struct volume *volume, void **ret,
+                     _unused_ struct err **errp)
+{
+    uv_mutex_lock(&fake.lock);
+    if (fake.held == NULL) {
+        fake.held = calloc(1, sizeof(*fake.held));
+        assert(fake.held != NULL);
+        fake.n_made++;
+        fake.n_open++;
+    }
+    fake.held->refs++;
+    *ret = fake.held;
+    uv_mutex_unlock(&fake.lock);
+    return 0;
+}
+
+static void fake_release(void *data)
+{
+    struct held *held = data;
+    uv_mutex_lock(&fake.lock);
+    if (--held->refs == 0) {
+        while (fake.hang_at_release && !fake.released) {
+            uv_cond_wait(&fake.changed, &fake.lock);
+        }
+        fake.held = fake.held == held ? NULL : fake.held;
+        fake.n_open--;
+        free(held);
+    }
+    uv_mutex_unlock(&fake.lock);
+}
+
+static bool fake_is_good(void *data)
+{
+    const struct held *held = data;
+    uv_mutex_lock(&fake.lock);
+    bool good = !held->doubted;
+    uv_mutex_unlock(&fake.lock);
+    return good;
+}
+
+static void fake_doubt(_unused_ const struct volume *volume)
+{
+    uv_mutex_lock(&fake.lock);
+    if (fake.held != NULL) {
+        fake.held->doubted = true;
+        fake.held = NULL;
+    }
+    uv_mutex_unlock(&fake.lock);
+}
+
+static const struct bulk_ops fake_bulk = {
+    .hold = fake_hold,
+    .release = fake_release,
+    .is_good = fake_is_good,
+    .doubt = fake_doubt,
+};
+
 static const struct backend_ops fake_ops = {
     .scheme = "fake",
     .title = "fake volume",
@@ -292,6 +385,7 @@ static const struct backend_ops fake_ops = {
     .publish = fake_publish,
     .remove = fake_remove,
     .secret = fake_secret,
+    .bulk = &fake_bulk,
 };
 
 static struct entry *entry_find(const char *name)

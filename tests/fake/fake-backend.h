@@ -28,6 +28,12 @@ void fake_backend_release(void);
 /* Returns when an act hangs: only then is it sure to be under way. */
 void fake_backend_wait_hung(void);
 
+/* How many connections were made for keeping, and are not given back. */
+unsigned fake_backend_made(void);
+unsigned fake_backend_open(void);
+/* The last to give one back waits for fake_backend_release(). */
+void fake_backend_hang_at_release(void);
+
 /* Puts a volume there as somebody else's would be. */
 void fake_backend_put(const char *name, uint64_t size, bool in_use);
 bool fake_backend_has(const char *name);

@@ -190,6 +190,8 @@ def test_an_osd_that_stalls_and_one_that_dies(lab):
     e, job = held_ready(scene, targets)
     ceph.osd.send(signal.SIGSTOP)
     silent(e, 40)
+    wait_for("another connection, as that one has failed",
+             lambda: ceph.connections(e.proc.pid) > 1, 40)
     unharmed(scene)
     ceph.osd.send(signal.SIGCONT)
     e.wait_event("warning", lambda x: "answers again" in x["message"], 60)
@@ -210,6 +212,25 @@ def test_an_osd_that_stalls_and_one_that_dies(lab):
     unharmed(scene)
     scene.vm.kill()
     scene.judge_dead()
+
+
+@timeout(150)
+def test_a_monitor_that_stalls(lab):
+    """The OSD answers on, to who is connected; a cluster is more than that."""
+    ceph = lab.ends(Ceph(lab.path("ceph")), storage=True).start()
+    scene = Scene(lab, ["raw", "raw"])
+    targets = {"d0": RbdVolume(ceph, lab.name("v")), "d1": volume(lab, "raw")}
+    e, job = held_ready(scene, targets)
+    ceph.mon_daemon.send(signal.SIGSTOP)
+    silent(e, 40)
+    unharmed(scene)
+    ceph.mon_daemon.send(signal.SIGCONT)
+    e.wait_event("warning", lambda x: "answers again" in x["message"], 60)
+    scene.vm.qmp.cmd("job-resume", id=job)
+    assert e.wait(60).rc == 0
+    scene.now.update(targets)
+    scene.assert_attached()
+    scene.judge()
 
 
 @timeout(90)

@@ -343,6 +343,16 @@ def test_dry_run_changes_nothing(lab):
 
 
 @needs("ceph")
+def test_to_and_from_rbd_by_one_connection(lab):
+    """To make one takes longer than all that is asked by it."""
+    scene = Scene(lab, ["raw"])
+    for kind, options in (("rbd", ()), ("rbd", ("--delete-source",)), ("raw", ("--delete-source",))):
+        r = scene.move({"d0": volume(lab, kind)}, *options)
+        assert lab.ceph.connections(r.engine.proc.pid) == 1, (kind, options)
+    scene.judge()
+
+
+@needs("ceph")
 def test_a_key_never_shows(lab):
     """The cephx key reaches QEMU as a secret: not in argv, trace or output."""
     scene = Scene(lab, ["raw"])

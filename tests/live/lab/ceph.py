@@ -59,6 +59,7 @@ mgr module path = {tmp}/no-modules
 [osd]
 osd data = {tmp}/osd
 [client]
+log file = {tmp}/client.$pid.$cctid.log
 keyring = {tmp}/client.keyring
 """
 
@@ -89,8 +90,8 @@ class Ceph:
              f"[v2:127.0.0.1:{v2},v1:127.0.0.1:{v1}]", t / "monmap"])
         run(["ceph-mon", "-c", self.conf, "--mkfs", "-i", "a", "--monmap",
              t / "monmap", "--keyring", t / "mon.keyring"])
-        mon = self._daemon("ceph-mon", "a")
-        mon.wait_for("ceph-mon", lambda: can_connect(self.mon))
+        self.mon_daemon = self._daemon("ceph-mon", "a")
+        self.mon_daemon.wait_for("ceph-mon", lambda: can_connect(self.mon))
         self._daemon("ceph-mgr", "x")
         # 'osd new' gives the number 0 to our OSD; its key goes with it.
         secret = {"cephx_secret": self.key(t / "osd/keyring", "osd.0")}
@@ -152,6 +153,10 @@ class Ceph:
         info = json.loads(self.rbd("info", "--format", "json", f"{self.pool}/{image}"))
         n = sum(o.startswith(info["block_name_prefix"]) for o in self.rados("ls").split())
         return n * info["object_size"]
+
+    def connections(self, pid):
+        """How many a process has made: each has a log of its own."""
+        return len(list(self.tmp.glob(f"client.{pid}.*.log")))
 
     def user(self, name, caps="profile rbd"):
         """A further client; returns the path of its keyring."""
