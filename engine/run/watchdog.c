@@ -23,11 +23,17 @@ enum {
     COMMIT_MS = 2000,
     LOOKS = 10,
     LOOK_MS = 100,
+    THAWS = 20,
+    THAWS_BLIND = 5,
+    THAW_MS = 200,
     LINE_SIZE = 16384,
     MESSAGE_MAX = (JOBS_MAX + 2) * 112,
 };
 
 #define WATCHDOG_ID "qpv-watchdog-"
+
+static const char cont_message[] =
+    "{\"execute\":\"cont\",\"id\":\"" WATCHDOG_ID "c\"}\r\n";
 
 struct watchdog {
     /*
@@ -45,6 +51,7 @@ struct guarded {
     size_t len;
     unsigned n_replies;
     unsigned limit_ms;
+    bool thaws;
 };
 
 struct message {
@@ -77,22 +84,47 @@ int watchdog_arm(int monitor_fd, int lifeline_fd, const char *const *jobs,
     if (r < 0) {
         return err_set(errp, -EINVAL, "freeze guard", "cannot be armed");
     }
-    struct guarded guarded = {monitor_fd,  lifeline_fd,        message.text,
-                              message.len, message.n_commands, limit_ms};
+    struct guarded guarded = {
+        .monitor = monitor_fd,
+        .lifeline = lifeline_fd,
+        .message = message.text,
+        .len = message.len,
+        .n_replies = message.n_commands,
+        .limit_ms = limit_ms,
+    };
+    return start(&guarded, ret, errp);
+}
+
+static int arm_stream(int monitor_fd, int lifeline_fd, unsigned limit_ms,
+                      bool thaws, struct watchdog **ret, struct err **errp)
+{
+    static const char message[] =
+        "{\"execute\":\"migrate_cancel\",\"id\":\"" WATCHDOG_ID "0\"}\r\n";
+    struct guarded guarded = {
+        .monitor = monitor_fd,
+        .lifeline = lifeline_fd,
+        .message = message,
+        .len = sizeof(message) - 1,
+        .n_replies = 1,
+        .limit_ms = limit_ms,
+        .thaws = thaws,
+    };
+    if (monitor_fd < 0) {
+        return err_set(errp, -EINVAL, "freeze guard", "cannot be armed");
+    }
     return start(&guarded, ret, errp);
 }
 
 int watchdog_arm_stream(int monitor_fd, int lifeline_fd, unsigned limit_ms,
                         struct watchdog **ret, struct err **errp)
 {
-    static const char message[] =
-        "{\"execute\":\"migrate_cancel\",\"id\":\"" WATCHDOG_ID "0\"}\r\n";
-    struct guarded guarded = {monitor_fd,          lifeline_fd, message,
-                              sizeof(message) - 1, 1,           limit_ms};
-    if (monitor_fd < 0) {
-        return err_set(errp, -EINVAL, "freeze guard", "cannot be armed");
-    }
-    return start(&guarded, ret, errp);
+    return arm_stream(monitor_fd, lifeline_fd, limit_ms, false, ret, errp);
+}
+
+int watchdog_arm_postcopy(int monitor_fd, int lifeline_fd, unsigned limit_ms,
+                          struct watchdog **ret, struct err **errp)
+{
+    return arm_stream(monitor_fd, lifeline_fd, limit_ms, true, ret, errp);
 }
 
 static int start(const struct guarded *guarded, struct watchdog **ret,
@@ -253,8 +285,9 @@ static void drain(int fd, unsigned n_replies)
     }
 }
 
-/* Whether the reply of this id, a line, has the word in it. */
-static bool reply_has(int fd, const char *id, const char *word)
+/* Whether the reply of this id, a line, has the word in it, or the other. */
+static bool reply_has(int fd, const char *id, const char *word,
+                      const char *other)
 {
     static char line[LINE_SIZE];
     size_t used = 0;
@@ -274,7 +307,8 @@ static bool reply_has(int fd, const char *id, const char *word)
         if (line[used] == '\n') {
             line[used] = '\0';
             if (strstr(line, id) != NULL) {
-                return strstr(line, word) != NULL;
+                return strstr(line, word) != NULL ||
+                       strstr(line, other) != NULL;
             }
             used = 0;
         } else if (used + 2 < LINE_SIZE) {
@@ -282,6 +316,32 @@ static bool reply_has(int fd, const char *id, const char *word)
         }
     }
     return false;
+}
+
+/*
+ * The guest stands, and its stream is to be over: only where that is seen does
+ * it go on here, for 'cont' works on a source that has handed it over, too.
+ * Before a cancelled stream has let go of the guest, 'cont' is refused.
+ */
+static void thaw(const struct guarded *guarded)
+{
+    static const char ask[] =
+        "{\"execute\":\"query-migrate\",\"id\":\"" WATCHDOG_ID "t\"}\r\n";
+    for (unsigned i = 0; guarded->thaws && i < THAWS; i++) {
+        if (i > 0) {
+            (void)poll(NULL, 0, LOOK_MS);
+        }
+        write_all(guarded->monitor, ask, sizeof(ask) - 1);
+        if (!reply_has(guarded->monitor, WATCHDOG_ID "t", "\"cancelled\"",
+                       "\"failed\"")) {
+            continue;
+        }
+        write_all(guarded->monitor, cont_message, sizeof(cont_message) - 1);
+        if (reply_has(guarded->monitor, WATCHDOG_ID "c", "\"return\"",
+                      "\"return\"")) {
+            return;
+        }
+    }
 }
 
 /*
@@ -299,13 +359,15 @@ static void settle(const struct guarded *guarded)
             (void)poll(NULL, 0, LOOK_MS);
         }
         write_all(guarded->monitor, ask, sizeof(ask) - 1);
-        if (!reply_has(guarded->monitor, WATCHDOG_ID "q",
+        if (!reply_has(guarded->monitor, WATCHDOG_ID "q", "\"pre-switchover\"",
                        "\"pre-switchover\"")) {
+            thaw(guarded); /* it may fail yet */
             return;
         }
     }
     write_all(guarded->monitor, guarded->message, guarded->len);
     drain(guarded->monitor, guarded->n_replies);
+    thaw(guarded);
 }
 
 /* All but these: locks of the journal must not live on in here. */
@@ -343,12 +405,23 @@ static void guard(const struct guarded *guarded, int engine)
     close_others(keep);
     int64_t end = now_ms() + limit_ms;
     bool acted = false, committed = false;
+    unsigned conts = guarded->thaws ? THAWS_BLIND : 0;
     for (;;) {
         struct pollfd data = {.fd = engine, .events = POLLIN};
         int64_t left = end - now_ms();
-        int timeout = acted || committed ? -1 : left > 0 ? (int)left : 0;
+        int timeout = acted && conts > 0   ? THAW_MS
+                      : acted || committed ? -1
+                      : left > 0           ? (int)left
+                                           : 0;
         int n = poll(&data, 1, timeout);
-        if (n == 0 && !acted && !committed) {
+        if (n == 0 && acted) {
+            /* Refused until the stream is over, and what that says is not
+             * for this process to read. The engine has not committed. */
+            write_all(monitor, cont_message, sizeof(cont_message) - 1);
+            conts--;
+            continue;
+        }
+        if (n == 0 && !committed) {
             write_all(monitor, guarded->message, guarded->len);
             acted = true; /* it may wake up: the replies are its to read */
             continue;
@@ -364,6 +437,7 @@ static void guard(const struct guarded *guarded, int engine)
                 write_all(monitor, guarded->message, guarded->len);
             }
             drain(monitor, guarded->n_replies);
+            thaw(guarded);
             _exit(0);
         }
         for (ssize_t i = 0; i < got; i++) {

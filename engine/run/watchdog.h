@@ -44,6 +44,13 @@ int watchdog_arm(int monitor_fd, int lifeline_fd, const char *const *jobs,
 int watchdog_arm_stream(int monitor_fd, int lifeline_fd, unsigned limit_ms,
                         struct watchdog **ret, struct err **errp);
 /*
+ * The same for a guest that stands to go over before its memory. A QEMU 7.2
+ * does not run it again by itself when that is cancelled: 'cont' does, and
+ * once this process is dead only after the stream is seen to be over.
+ */
+int watchdog_arm_postcopy(int monitor_fd, int lifeline_fd, unsigned limit_ms,
+                          struct watchdog **ret, struct err **errp);
+/*
  * Before migrate-continue is sent: from here on the guard of a stream does
  * nothing while this process lives. Once it is dead the guard may read, too,
  * and cancels only what QEMU, asked behind all that was sent, still has at

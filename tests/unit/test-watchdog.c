@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -273,6 +274,91 @@ Test(watchdog, a_stream_that_was_continued_is_left_alone)
     struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
     cr_assert_eq(poll(&data, 1, 10000), 1);
     cr_assert_eq(read(monitor.qemu, &byte, 1), 0, "the guard has acted");
+}
+
+/* Whether a guest by postcopy is told to go on, while its stream is so. */
+static bool goes_on(const struct monitor *monitor, const char *status)
+{
+    char text[2048], reply[128];
+    (void)snprintf(reply, sizeof(reply),
+                   "{\"return\": {\"status\": \"%s\"}, \"id\":"
+                   " \"qpv-watchdog-t\"}\r\n",
+                   status);
+    answer(monitor, reply);
+    read_cancels(monitor, 1, text);
+    bool asks = strstr(text, "query-migrate") != NULL;
+    cr_assert(asks || strstr(text, "\"cont\"") != NULL, "%s", text);
+    return !asks;
+}
+
+Test(watchdog, a_guest_by_postcopy_goes_on_once_its_stream_is_over)
+{
+    char text[2048], byte;
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm_postcopy(monitor.ours, -1, LONG_MS, &guard, NULL),
+                 0);
+    (void)watchdog_abandon(guard);
+    (void)close(monitor.ours);
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "migrate_cancel"));
+    answer(&monitor, "{\"return\": {}, \"id\": \"qpv-watchdog-0\"}\r\n");
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "query-migrate"));
+    cr_assert_not(goes_on(&monitor, "cancelling"));
+    cr_assert(goes_on(&monitor, "cancelled"));
+    answer(&monitor, "{\"error\": {\"desc\": \"not finalized\"}, \"id\":"
+                     " \"qpv-watchdog-c\"}\r\n");
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "query-migrate"));
+    cr_assert(goes_on(&monitor, "failed"));
+    answer(&monitor, "{\"return\": {}, \"id\": \"qpv-watchdog-c\"}\r\n");
+    struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
+    cr_assert_eq(poll(&data, 1, 10000), 1);
+    cr_assert_eq(read(monitor.qemu, &byte, 1), 0, "the guard goes on");
+}
+
+/* 'cont' works on a source that has handed the guest over, too. */
+Test(watchdog, a_guest_that_has_gone_by_postcopy_is_never_told_to_go_on)
+{
+    static const char *const statuses[] = {"postcopy-active", "completed",
+                                           "device", "postcopy-paused"};
+    char text[2048], byte;
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm_postcopy(monitor.ours, -1, LONG_MS, &guard, NULL),
+                 0);
+    cr_assert_eq(watchdog_commit(guard), 0);
+    (void)watchdog_abandon(guard);
+    (void)close(monitor.ours);
+    read_cancels(&monitor, 1, text);
+    answer(&monitor, "{\"return\": {\"status\": \"postcopy-active\"},"
+                     " \"id\": \"qpv-watchdog-q\"}\r\n");
+    read_cancels(&monitor, 1, text);
+    for (unsigned i = 0; i < 19; i++) {
+        cr_assert_not(goes_on(&monitor, statuses[i % 4]), "%u", i);
+    }
+    answer(&monitor, "{\"return\": {\"status\": \"completed\"},"
+                     " \"id\": \"qpv-watchdog-t\"}\r\n");
+    struct pollfd data = {.fd = monitor.qemu, .events = POLLIN};
+    cr_assert_eq(poll(&data, 1, 10000), 1);
+    cr_assert_eq(read(monitor.qemu, &byte, 1), 0, "the guard goes on");
+}
+
+Test(watchdog, a_guest_by_postcopy_goes_on_when_the_engine_stands_still)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(
+        watchdog_arm_postcopy(monitor.ours, -1, SHORT_MS, &guard, NULL), 0);
+    read_cancels(&monitor, 3, text);
+    const char *cancel = strstr(text, "migrate_cancel");
+    const char *cont = strstr(text, "\"cont\"");
+    cr_assert(cancel != NULL && cont != NULL && cancel < cont, "%s", text);
+    cr_assert_null(strstr(text, "query"), "the replies are the engine's");
+    cr_assert_eq(watchdog_commit(guard), -ETIMEDOUT);
+    guard = watchdog_disarm(guard);
 }
 
 Test(watchdog, committed_it_has_no_limit)
