@@ -10,25 +10,31 @@ enum {
     PASSES_TO_JUDGE = 4,  /* passes before that prove nothing */
 };
 
-static enum precopy_verdict suspend(const struct precopy *precopy,
-                                    const struct precopy_sample *sample,
-                                    char *reason)
+/* The guest does not run here until the stream comes to its end by itself. */
+static enum precopy_verdict leave(const struct precopy *precopy,
+                                  const struct precopy_sample *sample,
+                                  char *reason)
 {
     char left[STR_BYTES_MAX];
     (void)str_bytes(sample->remaining, left);
     uint64_t lasts_ms = sample->now_ms - precopy->begun_ms;
-    if (precopy->suspend && sample->passes >= FIRST_IS_THROUGH) {
+    bool sent = sample->passes >= FIRST_IS_THROUGH;
+    bool postcopy = precopy->postcopy || precopy->postcopy_ms != 0;
+    uint64_t limit_ms = postcopy ? precopy->postcopy_ms : precopy->suspend_ms;
+    const char *then =
+        postcopy ? ": the guest goes over, and that after it" : "";
+    if (sent && (precopy->suspend || precopy->postcopy)) {
         (void)snprintf(reason, PRECOPY_REASON_MAX,
-                       "all of the memory has been sent once, %s are left",
-                       left);
-        return PRECOPY_SUSPEND;
+                       "all of the memory has been sent once, %s are left%s",
+                       left, then);
+        return postcopy ? PRECOPY_POSTCOPY : PRECOPY_SUSPEND;
     }
-    if (precopy->suspend_ms != 0 && lasts_ms >= precopy->suspend_ms) {
+    if (limit_ms != 0 && lasts_ms >= limit_ms) {
         (void)snprintf(reason, PRECOPY_REASON_MAX,
                        "the stream has not come to its end within %.1f s, %s"
-                       " are left",
-                       (double)precopy->suspend_ms / 1000, left);
-        return PRECOPY_SUSPEND;
+                       " are left%s",
+                       (double)limit_ms / 1000, left, then);
+        return postcopy ? PRECOPY_POSTCOPY : PRECOPY_SUSPEND;
     }
     (void)snprintf(reason, PRECOPY_REASON_MAX, "%s of memory left", left);
     return PRECOPY_KEEP;
@@ -46,7 +52,7 @@ enum precopy_verdict precopy_sample(struct precopy *precopy,
                                     char reason[PRECOPY_REASON_MAX])
 {
     char dirty[STR_BYTES_MAX], rate[STR_BYTES_MAX];
-    enum precopy_verdict verdict = suspend(precopy, sample, reason);
+    enum precopy_verdict verdict = leave(precopy, sample, reason);
     if (verdict != PRECOPY_KEEP) {
         return verdict;
     }
@@ -66,10 +72,11 @@ enum precopy_verdict precopy_sample(struct precopy *precopy,
                        "the guest changes %s/s of memory and %s/s are sent:"
                        " the stream does not come to its end by itself%s",
                        dirty, rate,
-                       sample->throttle > 0 ? ""
-                       : precopy->suspend_ms > 0
-                           ? "; it is paused in time"
-                           : "; --auto-converge, --suspend"
+                       sample->throttle > 0      ? ""
+                       : precopy->suspend_ms > 0 ? "; it is paused in time"
+                       : precopy->postcopy_ms > 0
+                           ? "; it goes over in time"
+                           : "; --auto-converge, --suspend, --postcopy"
                              " or more --bandwidth ends"
                              " it");
         return PRECOPY_TELL;

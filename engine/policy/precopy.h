@@ -11,8 +11,9 @@
 
 enum precopy_verdict {
     PRECOPY_KEEP,
-    PRECOPY_TELL,    /* nothing is done, and the user should know */
-    PRECOPY_SUSPEND, /* stop the guest: the rest is sent but once */
+    PRECOPY_TELL,     /* nothing is done, and the user should know */
+    PRECOPY_SUSPEND,  /* stop the guest: the rest is sent but once */
+    PRECOPY_POSTCOPY, /* let the guest go over: the rest is sent after it */
 };
 
 enum { PRECOPY_REASON_MAX = 224 };
@@ -29,6 +30,8 @@ struct precopy_sample {
 struct precopy {
     bool suspend;        /* after the first pass */
     uint64_t suspend_ms; /* when it takes longer; 0: never */
+    bool postcopy;       /* the same, to let the guest go over */
+    uint64_t postcopy_ms;
     uint64_t begun_ms;
     unsigned throttle; /* what was told of last */
     bool told_endless;

@@ -9,7 +9,7 @@
 
 #include "policy/precopy.h"
 
-static const char *const verdicts[] = {"keep", "tell", "suspend"};
+static const char *const verdicts[] = {"keep", "tell", "suspend", "postcopy"};
 
 /* Each verdict but "keep" as "SECOND:VERDICT "; 'reason' is the last one's. */
 static void expect(struct precopy precopy, const char *scenario,
@@ -85,4 +85,28 @@ Test(precopy, a_time_limit_suspends)
 {
     expect((struct precopy){.suspend_ms = 10000},
            "9 1 200 100 0 0; 10 1 150 100 0 0;", "10:suspend ", "10.0 s");
+}
+
+Test(precopy, postcopy_waits_for_the_first_pass)
+{
+    expect((struct precopy){.postcopy = true},
+           "1 1 900 100 0 0; 8 1 100 100 150 0; 9 2 200 100 150 0;",
+           "9:postcopy ", "goes over");
+}
+
+Test(precopy, a_time_limit_lets_the_guest_go_over)
+{
+    expect((struct precopy){.postcopy_ms = 10000},
+           "9 2 200 100 0 0; 10 2 150 100 0 0;", "10:postcopy ", "10.0 s");
+    expect((struct precopy){.postcopy_ms = 60000},
+           "9 2 200 100 150 0; 15 4 200 100 100 0;", "15:tell ",
+           "goes over in time");
+}
+
+Test(precopy, who_asks_for_a_pause_gets_no_postcopy)
+{
+    expect((struct precopy){.suspend = true}, "9 2 200 100 150 0;",
+           "9:suspend ", "are left");
+    expect((struct precopy){.suspend_ms = 9000}, "9 1 200 100 150 0;",
+           "9:suspend ", "are left");
 }
