@@ -135,7 +135,9 @@ enum {
     QPIVOT_TIMEOUT_SUSPENDS = 1 << 7, /* timeout_ms pauses, not aborts */
     QPIVOT_XBZRLE = 1 << 8,           /* send what changed in a page */
     QPIVOT_UNIX = 1 << 9,             /* by unix sockets of this host */
-    QPIVOT_TUNNEL = 1 << 10           /* by the ssh connection of 'to' */
+    QPIVOT_TUNNEL = 1 << 10,          /* by the ssh connection of 'to' */
+    QPIVOT_POSTCOPY = 1 << 11, /* the guest goes over before its memory */
+    QPIVOT_TIMEOUT_POSTCOPIES = 1 << 12 /* timeout_ms has it do so */
 };
 
 struct qpivot_move_options {

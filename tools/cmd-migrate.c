@@ -10,7 +10,7 @@
 #include "follow.h"
 #include "text.h"
 
-enum { ON_TIMEOUT_ABORT, ON_TIMEOUT_SUSPEND };
+enum { ON_TIMEOUT_ABORT, ON_TIMEOUT_SUSPEND, ON_TIMEOUT_POSTCOPY };
 
 enum { SOURCE_QUIT, SOURCE_PAUSE };
 
@@ -44,6 +44,7 @@ struct migrate_values {
     bool by_unix;
     bool tunnel;
     bool suspend;
+    bool postcopy;
     bool drop_bitmaps;
     bool drop_snapshots;
     bool dry_run;
@@ -52,62 +53,65 @@ struct migrate_values {
 #define AT(member) offsetof(struct migrate_values, member)
 
 static const struct option_row rows[] = {
-    {"qmp",             "ADDR",          OPTION_TEXT,   true,  AT(qmp),
+    {"qmp",             "ADDR",                   OPTION_TEXT,   true,  AT(qmp),
      "the monitor of the VM as it runs now"                                   },
-    {"to",              "ADDR",          OPTION_TEXT,   true,  AT(to),
+    {"to",              "ADDR",                   OPTION_TEXT,   true,  AT(to),
      "the monitor of the destination: a QEMU with -incoming defer -S"         },
-    {"disk",            "DISK=HOW",      OPTION_LIST,   false, AT(disks),
+    {"disk",            "DISK=HOW",               OPTION_LIST,   false, AT(disks),
      "a target to make, or share, nbd, direct: see qpivot-migrate(1)"         },
-    {"address",         "HOST",          OPTION_TEXT,   false, AT(address),
+    {"address",         "HOST",                   OPTION_TEXT,   false, AT(address),
      "the destination as the source reaches it (default: the host of --to)"   },
-    {"export-port",     "PORT",          OPTION_BYTES,  false, AT(export_port),
+    {"export-port",     "PORT",                   OPTION_BYTES,  false, AT(export_port),
      "TCP port of the destination's NBD server (default: one of 49152 and up)"},
-    {"unix",            NULL,            OPTION_FLAG,   false, AT(by_unix),
+    {"unix",            NULL,                     OPTION_FLAG,   false, AT(by_unix),
      "send memory and disks by unix sockets: both QEMUs are on this host"     },
-    {"tunnel",          NULL,            OPTION_FLAG,   false, AT(tunnel),
+    {"tunnel",          NULL,                     OPTION_FLAG,   false, AT(tunnel),
      "send them by the ssh connection of the destination's monitor"           },
-    {"dry-run",         NULL,            OPTION_FLAG,   false, AT(dry_run),
+    {"dry-run",         NULL,                     OPTION_FLAG,   false, AT(dry_run),
      "print the plan with its QMP commands and change nothing"                },
     FOLLOW_ROWS(AT(shown)),
-    {"bandwidth",       "BYTES",         OPTION_BYTES,  false, AT(bandwidth),
+    {"bandwidth",       "BYTES",                  OPTION_BYTES,  false, AT(bandwidth),
      "send at most BYTES a second, disks and memory (10M, 1.5G)"              },
-    {"downtime-limit",  "MS",            OPTION_MS,     false, AT(downtime_limit),
+    {"downtime-limit",  "MS",                     OPTION_MS,     false, AT(downtime_limit),
      "longest last pass of memory that QEMU plans for"                        },
-    {"multifd",         "N",             OPTION_BYTES,  false, AT(multifd),
+    {"multifd",         "N",                      OPTION_BYTES,  false, AT(multifd),
      "send the memory by N connections"                                       },
-    {"xbzrle",          NULL,            OPTION_FLAG,   false, AT(xbzrle),
+    {"xbzrle",          NULL,                     OPTION_FLAG,   false, AT(xbzrle),
      "send of a page that changes again only what has changed"                },
-    {"xbzrle-cache",    "BYTES",         OPTION_BYTES,  false, AT(xbzrle_cache),
+    {"xbzrle-cache",    "BYTES",                  OPTION_BYTES,  false, AT(xbzrle_cache),
      "keep BYTES of pages for that, a power of two (default 64M)"             },
-    {"auto-converge",   NULL,            OPTION_FLAG,   false, AT(auto_converge),
+    {"auto-converge",   NULL,                     OPTION_FLAG,   false, AT(auto_converge),
      "let QEMU slow the guest down where its memory changes too fast"         },
-    {"tls-creds",       "DIR",           OPTION_TEXT,   false, AT(tls_creds),
+    {"tls-creds",       "DIR",                    OPTION_TEXT,   false, AT(tls_creds),
      "encrypt stream and disks by the X.509 certificates in DIR"              },
-    {"tls-creds-to",    "DIR",           OPTION_TEXT,   false, AT(tls_creds_to),
+    {"tls-creds-to",    "DIR",                    OPTION_TEXT,   false, AT(tls_creds_to),
      "where the destination has its own (default: the same DIR)"              },
-    {"tls-hostname",    "NAME",          OPTION_TEXT,   false, AT(tls_hostname),
+    {"tls-hostname",    "NAME",                   OPTION_TEXT,   false, AT(tls_hostname),
      "what the destination's certificate is for (default: the address)"       },
-    {"tls-authz",       "DN",            OPTION_TEXT,   false, AT(tls_authz),
+    {"tls-authz",       "DN",                     OPTION_TEXT,   false, AT(tls_authz),
      "let in a source with this distinguished name only"                      },
-    {"suspend",         NULL,            OPTION_FLAG,   false, AT(suspend),
+    {"suspend",         NULL,                     OPTION_FLAG,   false, AT(suspend),
      "pause the guest after the first pass of memory"                         },
-    {"timeout",         "T",             OPTION_TIME,   false, AT(timeout),
+    {"postcopy",        NULL,                     OPTION_FLAG,   false, AT(postcopy),
+     "let the guest go over after that pass, and the rest of it after it"     },
+    {"timeout",         "T",                      OPTION_TIME,   false, AT(timeout),
      "do what --on-timeout says after T (30s, 10m, 2h)"                       },
-    {"on-timeout",      "abort|suspend", OPTION_CHOICE, false, AT(on_timeout),
-     "go back, or pause the guest so that the stream ends"                    },
-    {"freeze-limit",    "T",             OPTION_TIME,   false, AT(freeze_limit),
+    {"on-timeout",      "abort|suspend|postcopy", OPTION_CHOICE, false,
+     AT(on_timeout),
+     "go back, pause the guest so that the stream ends, or as --postcopy"     },
+    {"freeze-limit",    "T",                      OPTION_TIME,   false, AT(freeze_limit),
      "longest the guest stands before the source hands it over (default 5s)"  },
-    {"command-timeout", "T",             OPTION_TIME,   false, AT(command_timeout),
+    {"command-timeout", "T",                      OPTION_TIME,   false, AT(command_timeout),
      "longest wait for one QMP command (default 30s)"                         },
-    {"source-after",    "quit|pause",    OPTION_CHOICE, false, AT(source_after),
+    {"source-after",    "quit|pause",             OPTION_CHOICE, false, AT(source_after),
      "end the source QEMU, or leave it paused; it must never run again"       },
-    {"emit-config",     "FILE",          OPTION_TEXT,   false, AT(emit_config),
+    {"emit-config",     "FILE",                   OPTION_TEXT,   false, AT(emit_config),
      "write where the VM and its disks are now to FILE"                       },
-    {"persist-hook",    "CMD",           OPTION_TEXT,   false, AT(persist_hook),
+    {"persist-hook",    "CMD",                    OPTION_TEXT,   false, AT(persist_hook),
      "give it to CMD on stdin; must succeed before the source is ended"       },
-    {"drop-bitmaps",    NULL,            OPTION_FLAG,   false, AT(drop_bitmaps),
+    {"drop-bitmaps",    NULL,                     OPTION_FLAG,   false, AT(drop_bitmaps),
      "go on though dirty bitmaps would be lost"                               },
-    {"drop-snapshots",  NULL,            OPTION_FLAG,   false, AT(drop_snapshots),
+    {"drop-snapshots",  NULL,                     OPTION_FLAG,   false, AT(drop_snapshots),
      "go on though internal snapshots would be lost"                          },
 };
 
@@ -196,5 +200,8 @@ static unsigned flags_of(const struct migrate_values *v)
     flags |= v->suspend ? QPIVOT_SUSPEND : 0;
     flags |= v->source_after == SOURCE_PAUSE ? QPIVOT_KEEP_SOURCE : 0;
     flags |= v->on_timeout == ON_TIMEOUT_SUSPEND ? QPIVOT_TIMEOUT_SUSPENDS : 0;
+    flags |=
+        v->on_timeout == ON_TIMEOUT_POSTCOPY ? QPIVOT_TIMEOUT_POSTCOPIES : 0;
+    flags |= v->postcopy ? QPIVOT_POSTCOPY : 0;
     return flags;
 }

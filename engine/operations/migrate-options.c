@@ -19,6 +19,8 @@
 #include "operations/migrate-plan.h"
 #include "qmp/qmp.h"
 #include "qpivot.h"
+#include "steps/bitmap.h"
+#include "steps/stream.h"
 #include "vm/names.h"
 #include "vm/vm.h"
 
@@ -48,7 +50,11 @@ static const struct {
     [WITH_TUNNEL] = {"--tunnel",                     NULL                 },
     [WITH_ADDRESS] = {"--address",                    NULL                 },
     [WITH_EXPORT_PORT] = {"--export-port",                NULL                 },
-    [WITH_POSTCOPY] = {NULL,                           "postcopy-ram"       },
+    [WITH_POSTCOPY] = {"--postcopy",                   "postcopy-ram"       },
+    [WITH_TIMEOUT_POSTCOPIES] = {"--on-timeout postcopy",        NULL                 },
+    [WITH_SUSPEND] = {"--suspend",                    NULL                 },
+    [WITH_BITMAPS] = {"a dirty bitmap in the stream", NULL                 },
+    [WITH_PREEMPT] = {NULL,                           "postcopy-preempt"   },
     [WITH_IGNORE_SHARED] = {NULL,                           "x-ignore-shared"    },
     [WITH_COMPRESS] = {NULL,                           "compress"           },
     [WITH_BACKGROUND_SNAPSHOT] = {NULL,                           "background-snapshot"},
@@ -80,6 +86,25 @@ static const struct row rows[] = {
      " without a word", one_of_both},
     {WITH_MULTIFD, EXCLUDES, WITH_POSTCOPY,
      "QEMU 10.0 refuses it, and 7.2 takes it without a word", one_of_both},
+    {WITH_POSTCOPY, EXCLUDES, WITH_XBZRLE,
+     "QEMU sends whole pages once the guest is over, and before that only the"
+     " first pass", one_of_both},
+    {WITH_POSTCOPY, EXCLUDES, WITH_SUSPEND,
+     "the guest either waits for its memory, or goes before it", one_of_both},
+    {WITH_POSTCOPY, EXCLUDES, WITH_TIMEOUT_SUSPENDS,
+     "the guest either waits for its memory, or goes before it", one_of_both},
+    {WITH_POSTCOPY, EXCLUDES, WITH_TUNNEL,
+     "a guest on both sides would hang on an ssh connection that ends with"
+     " qpivot", one_of_both},
+    {WITH_POSTCOPY, EXCLUDES, WITH_BITMAPS,
+     "the guest would run before they are there", "add --drop-bitmaps"},
+    {WITH_POSTCOPY, EXCLUDES, WITH_COMPRESS,
+     "QEMU refuses it", switch_off},
+    {WITH_POSTCOPY, EXCLUDES, WITH_PREEMPT,
+     "a second connection would have to be there in time, and be recovered",
+     switch_off},
+    {WITH_TIMEOUT_POSTCOPIES, NEEDS, WITH_TIMEOUT,
+     "there is no limit that could be over", "say when by --timeout"},
     {WITH_XBZRLE_CACHE, NEEDS, WITH_XBZRLE,
      "there is no cache without it", "add --xbzrle"},
     {WITH_TIMEOUT_SUSPENDS, NEEDS, WITH_TIMEOUT,
@@ -142,6 +167,8 @@ static uint32_t bit(enum migrate_option option, bool is)
 uint32_t migrate_options_asked(const struct qpivot_migrate_options *o)
 {
     bool suspends = (o->flags & QPIVOT_TIMEOUT_SUSPENDS) != 0;
+    bool postcopies = (o->flags & QPIVOT_TIMEOUT_POSTCOPIES) != 0;
+    bool postcopy = postcopies || (o->flags & QPIVOT_POSTCOPY) != 0;
     bool converges = (o->flags & QPIVOT_AUTO_CONVERGE) != 0;
     bool sockets = (o->flags & (QPIVOT_UNIX | QPIVOT_TUNNEL)) != 0;
     return bit(WITH_ANY, true) | bit(WITH_MULTIFD, o->multifd != 0) |
@@ -149,7 +176,9 @@ uint32_t migrate_options_asked(const struct qpivot_migrate_options *o)
            bit(WITH_XBZRLE_CACHE, o->xbzrle_cache != 0) |
            bit(WITH_AUTO_CONVERGE, converges) |
            bit(WITH_TIMEOUT, o->timeout_ms != 0) |
-           bit(WITH_TIMEOUT_SUSPENDS, suspends) |
+           bit(WITH_TIMEOUT_SUSPENDS, suspends) | bit(WITH_POSTCOPY, postcopy) |
+           bit(WITH_TIMEOUT_POSTCOPIES, postcopies) |
+           bit(WITH_SUSPEND, (o->flags & QPIVOT_SUSPEND) != 0) |
            bit(WITH_TLS, o->tls_dir != NULL) |
            bit(WITH_TLS_NAMELESS, o->tls_dir != NULL && sockets) |
            bit(WITH_UNIX, (o->flags & QPIVOT_UNIX) != 0) |
@@ -332,8 +361,9 @@ void migrate_check_options(struct op *op)
 {
     const struct migrate_request *request = op_request(op);
     const struct plan *plan = op_plan(op);
+    uint32_t bitmaps = bit(WITH_BITMAPS, bitmaps_are_streamed(plan, NULL));
     json_auto_t *conflicts =
-        migrate_conflicts(request->asked, options_on(request));
+        migrate_conflicts(request->asked | bitmaps, options_on(request));
     size_t i;
     json_t *entry;
     json_array_foreach(conflicts, i, entry) {
@@ -434,11 +464,29 @@ static void unset_left(const struct migrate_request *request,
     }
 }
 
+static const char in_two[] =
+    "postcopy: from the switchover until all of its memory has followed the"
+    " guest is on both sides; if one of the QEMUs ends in that time, or the"
+    " connection breaks in the very moment of the switchover, the guest is"
+    " lost";
+
+static void postcopy_settings(struct op *op)
+{
+    struct migrate_request *request = op_request(op);
+    migrate_want_capability(op, "postcopy-ram", true);
+    (void)json_object_set_new(op_plan(op)->parameters, "max-postcopy-bandwidth",
+                              json_integer((json_int_t)request->bandwidth));
+    migrate_note(request, "%s", in_two);
+}
+
 void migrate_option_settings(struct op *op)
 {
     struct plan *plan = op_plan(op);
     const struct migrate_request *request = op_request(op);
     json_t *parameters = plan->parameters;
+    if (stream_may_postcopy(plan, NULL)) {
+        postcopy_settings(op);
+    }
     if ((request->flags & QPIVOT_XBZRLE) != 0) {
         migrate_want_capability(op, "xbzrle", true);
     }

@@ -30,6 +30,10 @@ enum migrate_option {
     WITH_ADDRESS,
     WITH_EXPORT_PORT,
     WITH_POSTCOPY,
+    WITH_TIMEOUT_POSTCOPIES,
+    WITH_SUSPEND,
+    WITH_BITMAPS, /* that the stream is to carry */
+    WITH_PREEMPT,
     WITH_IGNORE_SHARED,
     WITH_COMPRESS,
     WITH_BACKGROUND_SNAPSHOT,

@@ -58,7 +58,10 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
         return err_set(errp, -ENOMEM, "migrate", "out of memory");
     }
     bool suspends = (options->flags & QPIVOT_TIMEOUT_SUSPENDS) != 0;
-    plan->timeout_ms = suspends ? 0 : options->timeout_ms;
+    bool postcopies = (options->flags & QPIVOT_TIMEOUT_POSTCOPIES) != 0;
+    plan->timeout_ms = suspends || postcopies ? 0 : options->timeout_ms;
+    plan->postcopy = (options->flags & QPIVOT_POSTCOPY) != 0;
+    plan->postcopy_ms = postcopies ? options->timeout_ms : 0;
     plan->suspend_ms = suspends ? options->timeout_ms : 0;
     plan->suspend = (options->flags & QPIVOT_SUSPEND) != 0;
     plan->tunnel = (options->flags & QPIVOT_TUNNEL) != 0;

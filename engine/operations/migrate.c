@@ -143,8 +143,11 @@ static const struct step migrate_steps[] = {
      stream_follow, NULL, NULL, NULL, NULL, STEP_LONG | STEP_LOOKS},
     {"suspend", "pause the guest, so that the stream ends",
      suspend_stop, suspend_go_on, NULL, stream_may_suspend, NULL, 0},
+    {"postcopy", "let the guest go over before the rest of its memory",
+     postcopy_start, postcopy_go_back, NULL, stream_may_postcopy,
+     postcopy_command, 0},
     {"stream-gate", "follow the rest of it",
-     stream_gate, NULL, NULL, stream_may_suspend, NULL,
+     stream_gate, NULL, NULL, stream_may_leave, NULL,
      STEP_LONG | STEP_LOOKS},
     {"recheck-disks", "see that the disks are as planned still",
      copy_check, NULL, NULL, NULL, NULL, STEP_LOOKS},
@@ -166,6 +169,9 @@ static const struct step migrate_steps[] = {
     {"prove-bitmaps", "see that its dirty bitmaps are there, as they were",
      bitmaps_prove, NULL, NULL, bitmaps_are_carried, NULL,
      DST | COPY | STEP_LOOKS},
+    {"postcopy-follow", "follow the memory that is still at the source",
+     postcopy_follow, NULL, NULL, stream_may_postcopy, NULL,
+     DST | STEP_LONG},
     {"persist", "hand over where the VM is now",
      persist_write, NULL, NULL, persist_is_wanted, NULL, STEP_STORAGE},
     {"sockets-remove", "take the names of sockets of this host away",
@@ -327,8 +333,8 @@ static void total_blackout(struct op *op, json_t *result)
 /* Of all memory; the last pass is in it where this engine saw it end. */
 static json_int_t memory_bytes(struct op *op)
 {
-    static const char *const steps[] = {"switchover", "stream-gate",
-                                        "stream-follow"};
+    static const char *const steps[] = {"postcopy-follow", "switchover",
+                                        "stream-gate", "stream-follow"};
     json_int_t bytes = 0;
     for (unsigned i = 0; bytes == 0 && i < ARRAY_SIZE(steps); i++) {
         bytes = json_integer_value(op_fact(op, steps[i], ALL_DISKS, "bytes"));
@@ -354,22 +360,37 @@ static void migrate_total(struct op *op, json_t *result)
     }
     double memory = seconds_of(op, "stream-follow", ALL_DISKS) +
                     seconds_of(op, "stream-gate", ALL_DISKS);
+    double after = seconds_of(op, "postcopy-follow", ALL_DISKS);
     json_auto_t *more =
         json_pack("{s:I, s:I, s:{s:f, s:f}}", "bytes_copied", bytes,
                   "memory_bytes", memory_bytes(op), "phases", "disks_seconds",
                   disks, "memory_seconds", memory);
     (void)json_object_update(result, more);
+    if (json_is_true(op_fact(op, "stream-follow", ALL_DISKS, "postcopy"))) {
+        (void)json_object_set_new(json_object_get(result, "phases"),
+                                  "postcopy_seconds", json_real(after));
+    }
     total_blackout(op, result);
 }
 
+/*
+ * By postcopy the source is done with the guest long before its stream is
+ * 'completed', and up to QEMU 7.2 there is no 'device' before.
+ */
 static void see_phase(struct migrate_request *request, const char *status)
 {
-    uint64_t *seen = str_eq(status, "pre-switchover") ? &request->gate_ns
-                     : str_eq(status, "device")       ? &request->continue_ns
-                     : str_eq(status, "completed")    ? &request->completed_ns
-                                                      : NULL;
-    if (seen != NULL) {
-        *seen = uv_hrtime();
+    uint64_t now = uv_hrtime();
+    if (str_eq(status, "pre-switchover")) {
+        request->gate_ns = now;
+        request->continue_ns = request->completed_ns = 0;
+    } else if (str_eq(status, "device")) {
+        request->continue_ns = now;
+    } else if (request->completed_ns == 0 &&
+               (str_eq(status, "completed") ||
+                str_eq(status, "postcopy-active"))) {
+        request->continue_ns =
+            request->continue_ns != 0 ? request->continue_ns : now;
+        request->completed_ns = now;
     }
 }
 

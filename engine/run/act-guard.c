@@ -22,13 +22,16 @@ int act_guard_arm(struct act *act, const char *const *jobs, unsigned n_jobs,
     return r;
 }
 
-int act_guard_stream(struct act *act, unsigned limit_ms, struct err **errp)
+int act_guard_stream(struct act *act, unsigned limit_ms, bool thaws,
+                     struct err **errp)
 {
     struct op *op = act->op;
     struct watchdog *guard = NULL;
     struct qmp *qmp = vm_qmp(op->vm);
-    int r = watchdog_arm_stream(qmp_fd(qmp), qmp_lifeline_fd(qmp), limit_ms,
-                                &guard, errp);
+    int r = thaws ? watchdog_arm_postcopy(qmp_fd(qmp), qmp_lifeline_fd(qmp),
+                                          limit_ms, &guard, errp)
+                  : watchdog_arm_stream(qmp_fd(qmp), qmp_lifeline_fd(qmp),
+                                        limit_ms, &guard, errp);
     if (r == 0) {
         /* Only now: there must be one at any time. */
         (void)watchdog_disarm(op->guard);

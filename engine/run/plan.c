@@ -112,6 +112,8 @@ static const struct field plan_fields[] = {
     PLAN_LATER(export_ports, COUNT),
     PLAN_LATER(suspend, FLAG),
     PLAN_LATER(suspend_ms, COUNT),
+    PLAN_LATER(postcopy, FLAG),
+    PLAN_LATER(postcopy_ms, COUNT),
     PLAN_LATER(was_running, FLAG),
     PLAN_LATER(quit_source, FLAG),
     PLAN_LATER(capabilities, JSON),

@@ -102,11 +102,13 @@ struct plan {
     uint64_t export_ports; /* so many from there on may be tried; 0: one */
     bool suspend;          /* stop the guest once the first pass is through */
     uint64_t suspend_ms;   /* stop it when the stream takes longer; 0: never */
-    bool was_running;      /* the guest, when it was planned */
-    bool quit_source;      /* else it is left, paused for ever */
-    json_t *capabilities;  /* for both: [{"capability","state"}] */
-    json_t *parameters;    /* of migrate-set-parameters, for both */
-    char *stream_socket;   /* of the destination's host, "": by TCP */
+    bool postcopy;         /* ... or let it go over then, before its memory */
+    uint64_t postcopy_ms;
+    bool was_running;     /* the guest, when it was planned */
+    bool quit_source;     /* else it is left, paused for ever */
+    json_t *capabilities; /* for both: [{"capability","state"}] */
+    json_t *parameters;   /* of migrate-set-parameters, for both */
+    char *stream_socket;  /* of the destination's host, "": by TCP */
     char *export_socket;
     bool tunnel;   /* they are reached by ssh, by the monitor's connection */
     char *tls_dir; /* of the source's credentials, "": no TLS */

@@ -220,8 +220,12 @@ uint64_t act_stands_since_ms(const struct act *act);
 
 int act_guard_arm(struct act *act, const char *const *jobs, unsigned n_jobs,
                   enum watchdog_guest guest, struct err **errp);
-/* The same for a stream, which stops the guest before the switchover. */
-int act_guard_stream(struct act *act, unsigned limit_ms, struct err **errp);
+/*
+ * The same for a stream, which stops the guest before the switchover; 'thaws':
+ * by postcopy, and the guest ran.
+ */
+int act_guard_stream(struct act *act, unsigned limit_ms, bool thaws,
+                     struct err **errp);
 bool act_guard_is_armed(const struct act *act);
 /* Before migrate-continue: see watchdog_commit(). */
 int act_guard_commit(struct act *act, struct err **errp);

@@ -47,11 +47,36 @@ static void start_look(struct act *act)
     act_qmp(act, "query-status", NULL, start_on_status);
 }
 
+/* Its devices are here, and the rest of its memory is yet to come. */
+static void start_on_stream(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    const char *status = text_of(result, "status");
+    _cleanup_err_ struct err *error = NULL;
+    act_turn_to(act, ACT_DESTINATION);
+    if (err == NULL &&
+        (stream_is_postcopy(status) || str_eq(status, "completed"))) {
+        start_look(act);
+        return;
+    }
+    (void)err_set(&error, -ESTALE, vm_name(act_src_vm(act)),
+                  "the source's stream is '%s': it has not handed the guest"
+                  " over",
+                  err != NULL ? "silent" : status);
+    err_hint(&error, "see which QEMU holds the guest before either is started");
+    act_end(act, error);
+}
+
 static void start_on_source(struct act *act, const struct err *err,
                             json_t *result)
 {
     const char *status = text_of(result, "status");
     _cleanup_err_ struct err *error = NULL;
+    if (err == NULL && str_eq(status, "finish-migrate") &&
+        stream_goes_over(act)) {
+        act_qmp(act, "query-migrate", NULL, start_on_stream);
+        return;
+    }
     act_turn_to(act, ACT_DESTINATION);
     if (err == NULL && str_eq(status, "postmigrate")) {
         start_look(act);

@@ -157,11 +157,12 @@ static char *stream_uri(struct act *act, struct err **errp)
  * QEMU stops the guest by itself when the stream comes to its end. If nobody
  * follows it by then, the guard lets the guest go on.
  */
-static int guard_stream(struct act *act, struct err **errp)
+int stream_guard(struct act *act, struct err **errp)
 {
     uint64_t limit_ms = act_plan(act)->freeze_limit_ms;
     limit_ms = limit_ms > STALL_MS ? limit_ms : STALL_MS;
-    return act_guard_stream(act, (unsigned)limit_ms, errp);
+    return act_guard_stream(act, (unsigned)limit_ms, stream_must_thaw(act),
+                            errp);
 }
 
 static void stream_send(struct act *act)
@@ -169,7 +170,7 @@ static void stream_send(struct act *act)
     _cleanup_err_ struct err *error = NULL;
     _cleanup_free_ char *uri = stream_uri(act, &error);
     vm_own_stream(act_vm(act), true);
-    if (error != NULL || guard_stream(act, &error) < 0) {
+    if (error != NULL || stream_guard(act, &error) < 0) {
         act_end(act, error);
         return;
     }
@@ -259,6 +260,8 @@ void stream_probe(struct act *act)
 /* --- follow it up to the gate --- */
 
 static void follow_look(struct act *act);
+static bool was_decided(const struct act *act, const char *what);
+static double follow_seconds(struct act *act);
 
 static uint64_t count_of(const json_t *json, const char *key)
 {
@@ -273,20 +276,25 @@ static uint64_t rate_of(const json_t *ram)
     return mbps > 0 ? (uint64_t)(mbps * 125000.0) : 0;
 }
 
-static void follow_tell(struct act *act, const json_t *info)
+bool stream_is_postcopy(const char *status)
 {
-    struct following *f = act_scratch(act, sizeof(*f));
+    return str_starts(status, "postcopy-");
+}
+
+void stream_tell(struct act *act, const json_t *info, const char *phase,
+                 uint64_t *told_ms)
+{
     const json_t *ram = json_object_get(info, "ram");
     uint64_t now = act_now_ms(act);
-    if (ram == NULL || now - f->told_ms < TELL_MS) {
+    if (ram == NULL || now - *told_ms < TELL_MS) {
         return;
     }
-    f->told_ms = now;
+    *told_ms = now;
     uint64_t sent = count_of(ram, "transferred");
     uint64_t left = count_of(ram, "remaining");
     act_emit(act, "progress",
              json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "disk", "memory",
-                       "phase", "stream", "bytes", (json_int_t)sent, "total",
+                       "phase", phase, "bytes", (json_int_t)sent, "total",
                        (json_int_t)(sent + left), "remaining", (json_int_t)left,
                        "rate", (json_int_t)rate_of(ram)));
 }
@@ -310,8 +318,8 @@ static bool follow_stalls(struct act *act, const json_t *info,
     return true;
 }
 
-/* The guest stands, or is about to: is it time to stop it for the stream? */
-static bool follow_must_suspend(struct act *act, const json_t *info)
+/* The guest runs yet: is it time to end that for the stream? */
+static enum precopy_verdict follow_judge(struct act *act, const json_t *info)
 {
     struct following *f = act_scratch(act, sizeof(*f));
     const json_t *ram = json_object_get(info, "ram");
@@ -327,13 +335,24 @@ static bool follow_must_suspend(struct act *act, const json_t *info)
     char reason[PRECOPY_REASON_MAX];
     /* Not before it is known whether there is a guest to start again. */
     if (f->gate || !f->known) {
-        return false;
+        return PRECOPY_KEEP;
     }
     enum precopy_verdict verdict = precopy_sample(&f->precopy, &sample, reason);
     if (verdict != PRECOPY_KEEP) {
         act_warn(act, "%s", reason);
     }
-    return verdict == PRECOPY_SUSPEND;
+    return verdict;
+}
+
+/* What the steps behind this one are to do about it. */
+static void follow_leave(struct act *act, enum precopy_verdict verdict)
+{
+    const struct following *f = act_scratch(act, sizeof(*f));
+    act_set_facts(act, json_pack("{s:b, s:b, s:b, s:f}", "suspend",
+                                 verdict == PRECOPY_SUSPEND, "postcopy",
+                                 verdict == PRECOPY_POSTCOPY, "running",
+                                 f->running, "seconds", follow_seconds(act)));
+    act_end(act, NULL);
 }
 
 static void follow_on_runstate(struct act *act, const struct err *err,
@@ -360,7 +379,8 @@ static void follow_at_gate(struct act *act, const json_t *info)
 {
     struct following *f = act_scratch(act, sizeof(*f));
     _cleanup_err_ struct err *err = NULL;
-    (void)act_guard_stream(act, (unsigned)act_plan(act)->freeze_limit_ms, &err);
+    (void)act_guard_stream(act, (unsigned)act_plan(act)->freeze_limit_ms,
+                           stream_must_thaw(act), &err);
     json_t *facts = json_pack(
         "{s:f, s:I}", "seconds", follow_seconds(act), "bytes",
         (json_int_t)count_of(json_object_get(info, "ram"), "transferred"));
@@ -387,13 +407,13 @@ static void follow_on_info(struct act *act, const struct err *err,
         act_end(act, error);
     } else if (follow_stalls(act, result, &error)) {
         act_end(act, error);
-    } else if (follow_must_suspend(act, result)) {
-        act_set_facts(act,
-                      json_pack("{s:b, s:b, s:f}", "suspend", 1, "running",
-                                f->running, "seconds", follow_seconds(act)));
-        act_end(act, NULL);
     } else {
-        follow_tell(act, result);
+        enum precopy_verdict verdict = follow_judge(act, result);
+        if (verdict == PRECOPY_SUSPEND || verdict == PRECOPY_POSTCOPY) {
+            follow_leave(act, verdict);
+            return;
+        }
+        stream_tell(act, result, "stream", &f->told_ms);
         if (str_eq(status, "active") && !f->gate) {
             act_qmp(act, "query-status", NULL, follow_on_runstate);
         } else {
@@ -431,13 +451,15 @@ static void follow_begin(struct act *act, bool gate)
     f->begun_ms = act_now_ms(act);
     f->precopy = (struct precopy){.suspend = act_plan(act)->suspend,
                                   .suspend_ms = act_plan(act)->suspend_ms,
+                                  .postcopy = act_plan(act)->postcopy,
+                                  .postcopy_ms = act_plan(act)->postcopy_ms,
                                   .begun_ms = f->begun_ms};
     f->gate = gate;
-    f->ours = f->known = json_is_true(
-        op_fact(act_op(act), "stream-follow", ALL_DISKS, "suspend"));
+    f->ours = was_decided(act, "suspend");
+    f->known = f->ours || stream_goes_over(act);
     f->running = stream_guest_ran(act);
     vm_own_stream(act_vm(act), true);
-    if (!act_guard_is_armed(act) && guard_stream(act, &err) < 0) {
+    if (!act_guard_is_armed(act) && stream_guard(act, &err) < 0) {
         act_end(act, err);
     } else {
         follow_look(act);
@@ -451,9 +473,7 @@ void stream_follow(struct act *act)
 
 void stream_gate(struct act *act)
 {
-    const json_t *asked =
-        op_fact(act_op(act), "stream-follow", ALL_DISKS, "suspend");
-    if (json_is_true(asked)) {
+    if (was_decided(act, "suspend") || stream_goes_over(act)) {
         follow_begin(act, true);
     } else {
         act_end(act, NULL); /* it is there already */
@@ -471,6 +491,22 @@ bool stream_guest_ran(const struct act *act)
     return seen != NULL ? json_is_true(seen) : act_plan(act)->was_running;
 }
 
+/* What following the stream has come to. */
+static bool was_decided(const struct act *act, const char *what)
+{
+    return json_is_true(op_fact(act_op(act), "stream-follow", ALL_DISKS, what));
+}
+
+bool stream_goes_over(const struct act *act)
+{
+    return was_decided(act, "postcopy");
+}
+
+bool stream_must_thaw(const struct act *act)
+{
+    return stream_goes_over(act) && stream_guest_ran(act);
+}
+
 /* --- stop the guest for the stream's sake --- */
 
 bool stream_may_suspend(const struct plan *plan, const struct plan_disk *disk)
@@ -481,9 +517,7 @@ bool stream_may_suspend(const struct plan *plan, const struct plan_disk *disk)
 
 static bool is_suspended(const struct act *act)
 {
-    const json_t *asked =
-        op_fact(act_op(act), "stream-follow", ALL_DISKS, "suspend");
-    return json_is_true(asked) && stream_guest_ran(act);
+    return was_decided(act, "suspend") && stream_guest_ran(act);
 }
 
 void suspend_stop(struct act *act)
@@ -500,7 +534,7 @@ void suspend_stop(struct act *act)
 
 static void cancel_look(struct act *act);
 
-static void cancel_begin(struct act *act, bool was_stopped)
+void stream_go_back(struct act *act, bool was_stopped)
 {
     struct following *f = act_scratch(act, sizeof(*f));
     if (f == NULL) {
@@ -517,12 +551,12 @@ static void cancel_begin(struct act *act, bool was_stopped)
 
 void stream_cancel(struct act *act)
 {
-    cancel_begin(act, false);
+    stream_go_back(act, false);
 }
 
 void suspend_go_on(struct act *act)
 {
-    cancel_begin(act, is_suspended(act));
+    stream_go_back(act, is_suspended(act));
 }
 
 static void cancel_on_reply(struct act *act, const struct err *err,
@@ -578,8 +612,14 @@ static void cancel_on_info(struct act *act, const struct err *err,
 {
     struct following *f = act_scratch(act, sizeof(*f));
     const char *status = text_of(result, "status");
+    _cleanup_err_ struct err *error = NULL;
     if (err != NULL) {
         act_end(act, err);
+    } else if (stream_is_postcopy(status)) {
+        /* Somebody has let it go over. QEMU 7.2 would take migrate_cancel. */
+        (void)err_set(&error, -EALREADY, vm_name(act_vm(act)),
+                      "the source has handed the guest over ('%s')", status);
+        act_give_up(act, error);
     } else if (is_over(status) || str_eq(status, "completed")) {
         f->completed = str_eq(status, "completed");
         act_qmp(act, "query-status", NULL, cancel_on_runstate);

@@ -20,6 +20,11 @@ step_fn stream_start, stream_cancel, stream_probe, stream_follow;
 step_when_fn stream_may_suspend;
 step_fn suspend_stop, suspend_go_on, stream_gate;
 
+/* postcopy.c: let the guest go over before all of its memory */
+step_when_fn stream_may_postcopy, stream_may_leave;
+step_fn postcopy_start, postcopy_go_back, postcopy_follow;
+step_command_fn postcopy_command;
+
 /* switchover.c */
 step_fn switchover_run, switchover_probe;
 step_command_fn switchover_command;
@@ -33,3 +38,19 @@ step_when_fn source_is_quit, source_is_left;
 
 /* Whether the guest ran when the stream took it. */
 bool stream_guest_ran(const struct act *act);
+/* Whether it was decided that it goes over before its memory. */
+bool stream_goes_over(const struct act *act);
+/* ... so that it does not run by itself again when that is cancelled. */
+bool stream_must_thaw(const struct act *act);
+/* A status of query-migrate: the source has let the guest go over. */
+bool stream_is_postcopy(const char *status);
+/* Whoever dies or stops while it is on its way leaves the guest here. */
+int stream_guard(struct act *act, struct err **errp);
+/*
+ * Ends the stream, and the guest goes on at the source; 'was_stopped': QEMU
+ * does not let it by itself.
+ */
+void stream_go_back(struct act *act, bool was_stopped);
+/* Its progress, from query-migrate, at most twice a second. */
+void stream_tell(struct act *act, const json_t *info, const char *phase,
+                 uint64_t *told_ms);

@@ -3,6 +3,10 @@
  * migrate-continue: from here on the source decides whose the guest is. It
  * says "completed", and never runs it again, or it says "failed" and runs it.
  * Nothing is started on the destination before the former is heard.
+ *
+ * By postcopy it sends the devices in one piece, and never runs the guest
+ * again once that has gone: then the destination holds it when it says
+ * 'paused' and the source, asked after that, that the rest is on its way.
  */
 #include <errno.h>
 
@@ -17,6 +21,7 @@
 
 enum {
     LOOK_MS = 50,
+    LOOK_SOON_MS = 5, /* the guest stands, and no event tells of its end */
     LOOK_AGAIN_MS = 200,
     LOOKS_MAX = 25,
     STANDS = 4,        /* times that pre-switchover is seen */
@@ -41,8 +46,10 @@ struct asking {
 };
 
 static void continue_look(struct act *act);
+static void half_look(struct act *act);
 static void ask_source(struct act *act);
 static void ask_destination(struct act *act);
+static void ask_half(struct act *act);
 
 static const char *text_of(const json_t *json, const char *key)
 {
@@ -121,6 +128,8 @@ static void continue_on_info(struct act *act, const struct err *err,
         act_set_facts(act, json_pack("{s:O*}", "bytes", bytes));
         tell(act);
         act_end(act, NULL);
+    } else if (stream_is_postcopy(status)) {
+        half_look(act);
     } else if (str_eq(status, "failed") || str_eq(status, "cancelled") ||
                *status == '\0' || str_eq(status, "none")) {
         (void)err_set(&error, -EIO, "switchover", "%s: %s", status,
@@ -152,20 +161,123 @@ static void continue_on_reply(struct act *act, const struct err *err,
     }
 }
 
-void switchover_run(struct act *act)
+/* --- by postcopy: the destination has it before the source is done --- */
+
+static void half_on_source(struct act *act, const struct err *err,
+                           json_t *result)
 {
-    _cleanup_err_ struct err *err = NULL;
-    if (act_scratch(act, sizeof(struct handing)) == NULL) {
-        (void)err_set(&err, -ENOMEM, "switchover", "out of memory");
+    const char *status = text_of(result, "status");
+    if (err != NULL) {
+        act_end(act, err);
+    } else if (stream_is_postcopy(status) || str_eq(status, "completed")) {
+        vm_own_stream(act_vm(act), false); /* a cut would help nobody now */
+        tell(act);
+        act_end(act, NULL);
+    } else {
+        continue_on_info(act, NULL, result); /* it has failed after all */
+    }
+}
+
+static void half_on_status(struct act *act, const struct err *err,
+                           json_t *result)
+{
+    struct handing *handing = act_scratch(act, sizeof(*handing));
+    const char *status = text_of(result, "status");
+    _cleanup_err_ struct err *error = NULL;
+    if (err != NULL) {
         act_end(act, err);
         return;
     }
+    act_turn_to(act, ACT_SOURCE);
+    if (str_eq(status, "paused") || str_eq(status, "running")) {
+        act_qmp(act, "query-migrate", NULL, half_on_source);
+    } else if (act_now_ms(act) - handing->begun_ms > SETTLE_MS) {
+        (void)err_set(&error, -ETIMEDOUT, "switchover",
+                      "the source has sent the guest, and the destination is"
+                      " '%s'",
+                      status);
+        act_end(act, error);
+    } else {
+        act_again_on_event(act, LOOK_SOON_MS, continue_look);
+    }
+}
+
+static void half_look(struct act *act)
+{
+    struct handing *handing = act_scratch(act, sizeof(*handing));
+    if (handing->begun_ms == 0) {
+        handing->begun_ms = act_now_ms(act);
+    }
+    act_turn_to(act, ACT_DESTINATION);
+    act_qmp(act, "query-status", NULL, half_on_status);
+}
+
+/* --- let it go --- */
+
+static void switchover_commit(struct act *act)
+{
+    _cleanup_err_ struct err *err = NULL;
     if (act_guard_commit(act, &err) < 0) {
         act_end(act, err);
         return;
     }
     vm_own_stream(act_vm(act), true);
     act_command(act, continue_on_reply);
+}
+
+static void ready_on_info(struct act *act, const struct err *err,
+                          json_t *result)
+{
+    const char *fault = text_of(result, "error-desc");
+    _cleanup_err_ struct err *error = NULL;
+    if (err == NULL && *fault != '\0') {
+        (void)err_set(&error, -EIO, "switchover", "%s", fault);
+        err = error;
+    }
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        switchover_commit(act);
+    }
+}
+
+static void ready_on_status(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    const char *status = text_of(result, "status");
+    _cleanup_err_ struct err *error = NULL;
+    if (err == NULL && !str_eq(status, "inmigrate")) {
+        (void)err_set(&error, -ESTALE, vm_name(act_vm(act)),
+                      "the destination does not wait for the guest any more:"
+                      " it is '%s'",
+                      status);
+        err = error;
+    }
+    if (err != NULL) {
+        act_end(act, err);
+        return;
+    }
+    act_turn_to(act, ACT_SOURCE);
+    act_qmp(act, "query-migrate", NULL, ready_on_info);
+}
+
+/*
+ * A QEMU 10.0 whose connection is broken by the time that it lets a guest go
+ * by postcopy stays 'device' for ever, and the guest stands in it: so both are
+ * asked right before.
+ */
+void switchover_run(struct act *act)
+{
+    _cleanup_err_ struct err *err = NULL;
+    if (act_scratch(act, sizeof(struct handing)) == NULL) {
+        (void)err_set(&err, -ENOMEM, "switchover", "out of memory");
+        act_end(act, err);
+    } else if (stream_goes_over(act)) {
+        act_turn_to(act, ACT_DESTINATION);
+        act_qmp(act, "query-status", NULL, ready_on_status);
+    } else {
+        switchover_commit(act);
+    }
 }
 
 /* --- in doubt: ask both --- */
@@ -176,8 +288,12 @@ static void unknown(struct act *act, const char *why)
              "whose the guest is, is not known: %s; nothing is started. Ask"
              " both QEMUs 'query-migrate' and 'query-status': the guest may be"
              " started on the destination only where the source has"
-             " 'completed', and never on the source then",
-             why);
+             " 'completed'%s, and never on the source then",
+             why,
+             stream_goes_over(act)
+                 ? ", or sends the rest ('postcopy-active') to"
+                   " a destination that is 'paused'"
+                 : "");
     act_guard_disarm(act);
     act_probed(act, PROBE_UNKNOWN);
 }
@@ -230,6 +346,32 @@ static void ask_destination(struct act *act)
     }
 }
 
+/*
+ * It was cancelled when it had gone already, which QEMU 7.2 does: whoever runs
+ * it there is not to have a second one here.
+ */
+static void source_on_other(struct act *act, const struct err *err,
+                            json_t *result)
+{
+    bool runs = err == NULL && str_eq(text_of(result, "status"), "running");
+    if (runs || is_silent(err)) {
+        unknown(act, "the source has lost its stream, and the destination runs"
+                     " the guest, or does not answer");
+    } else {
+        act_probed(act, PROBE_NOT_DONE);
+    }
+}
+
+static void source_has_it(struct act *act)
+{
+    if (stream_goes_over(act) && vm_state(act_dst_vm(act)) == VM_UP) {
+        act_turn_to(act, ACT_DESTINATION);
+        act_qmp(act, "query-status", NULL, source_on_other);
+    } else {
+        act_probed(act, PROBE_NOT_DONE);
+    }
+}
+
 static void source_on_status(struct act *act, const struct err *err,
                              json_t *result)
 {
@@ -238,11 +380,61 @@ static void source_on_status(struct act *act, const struct err *err,
     /* The last is up to QEMU 7.2 what became of a guest that stood. */
     if (err == NULL && (str_eq(status, "running") || str_eq(status, "paused") ||
                         str_eq(status, "postmigrate"))) {
-        act_probed(act, PROBE_NOT_DONE);
+        source_has_it(act);
     } else if (err == NULL && asking->looks++ < LOOKS_MAX) {
         act_again(act, LOOK_AGAIN_MS, ask_source);
     } else {
         unknown(act, "the source has not got it back");
+    }
+}
+
+/* It has let the guest go, or fails to yet: has that arrived? */
+static void half_again(struct act *act, const char *why)
+{
+    struct asking *asking = act_scratch(act, sizeof(*asking));
+    act_turn_to(act, ACT_SOURCE);
+    if (asking->looks++ < LOOKS_MAX) {
+        act_again_on_event(act, LOOK_AGAIN_MS, ask_source);
+    } else {
+        unknown(act, why);
+    }
+}
+
+static void half_on_there(struct act *act, const struct err *err,
+                          json_t *result)
+{
+    const char *status = text_of(result, "status");
+    if (err == NULL &&
+        (str_eq(status, "paused") || str_eq(status, "running"))) {
+        vm_own_stream(act_src_vm(act), false);
+        tell(act);
+        act_probed(act, PROBE_DONE);
+    } else {
+        half_again(act, "the source has let go of it by postcopy, and it has"
+                        " not come to the destination");
+    }
+}
+
+static void half_on_claim(struct act *act, const struct err *err,
+                          json_t *result)
+{
+    if (err == NULL && str_eq(json_string_value(result), act_op_id(act))) {
+        act_qmp(act, "query-status", NULL, half_on_there);
+    } else {
+        unknown(act, is_silent(err)
+                         ? "the destination does not answer"
+                         : "another QEMU answers at the destination");
+    }
+}
+
+static void ask_half(struct act *act)
+{
+    if (vm_state(act_dst_vm(act)) == VM_UP) {
+        act_turn_to(act, ACT_DESTINATION);
+        act_qmp(act, "qom-get", claim_holder_arguments(), half_on_claim);
+    } else {
+        half_again(act, "the source has let go of it by postcopy, and the"
+                        " destination is out of reach");
     }
 }
 
@@ -275,6 +467,8 @@ static void source_on_info(struct act *act, const struct err *err,
         unknown(act, "the source does not say");
     } else if (str_eq(status, "completed")) {
         act_qmp(act, "query-status", NULL, source_on_completed);
+    } else if (stream_is_postcopy(status)) {
+        ask_half(act);
     } else if (str_eq(status, "device") || str_eq(status, "cancelling") ||
                str_eq(status, "failing")) {
         (void)cut_if_stuck(act, &asking->handing, result);

@@ -17,14 +17,22 @@ static const char *text(const json_t *args, const char *key)
     return json_string_value(json_object_get(args, key));
 }
 
+enum { FAKE_PAGES = 4 };
+
 static const char *phase_name(enum fake_phase phase)
 {
     static const char *const names[] = {
-        [FAKE_NO_STREAM] = "none",      [FAKE_SETUP] = "setup",
-        [FAKE_ACTIVE] = "active",       [FAKE_GATE] = "pre-switchover",
-        [FAKE_DEVICE] = "device",       [FAKE_COMPLETED] = "completed",
-        [FAKE_FAILED] = "failed",       [FAKE_CANCELLING] = "cancelling",
+        [FAKE_NO_STREAM] = "none",
+        [FAKE_SETUP] = "setup",
+        [FAKE_ACTIVE] = "active",
+        [FAKE_GATE] = "pre-switchover",
+        [FAKE_DEVICE] = "device",
+        [FAKE_COMPLETED] = "completed",
+        [FAKE_FAILED] = "failed",
+        [FAKE_CANCELLING] = "cancelling",
         [FAKE_CANCELLED] = "cancelled",
+        [FAKE_POSTCOPY] = "postcopy-active",
+        [FAKE_POSTCOPY_PAUSED] = "postcopy-paused",
     };
     return names[phase];
 }
@@ -33,7 +41,15 @@ static bool is_sending(const struct fake_vm *vm)
 {
     enum fake_phase phase = vm->stream.phase;
     return phase == FAKE_SETUP || phase == FAKE_ACTIVE || phase == FAKE_GATE ||
-           phase == FAKE_DEVICE || phase == FAKE_CANCELLING;
+           phase == FAKE_DEVICE || phase == FAKE_CANCELLING ||
+           phase == FAKE_POSTCOPY || phase == FAKE_POSTCOPY_PAUSED;
+}
+
+bool fake_vm_is_halved(const struct fake_vm *vm)
+{
+    enum fake_phase phase = vm->stream.phase;
+    return phase == FAKE_POSTCOPY_PAUSED ||
+           (phase == FAKE_POSTCOPY && vm->stream.pages > 0);
 }
 
 static void set_phase(struct fake_vm *vm, enum fake_phase phase)
@@ -45,7 +61,8 @@ static void set_phase(struct fake_vm *vm, enum fake_phase phase)
 
 bool fake_vm_holds_guest(const struct fake_vm *vm)
 {
-    if (vm->dead || vm->stream.phase == FAKE_COMPLETED) {
+    if (vm->dead || vm->stream.phase == FAKE_COMPLETED ||
+        fake_vm_is_halved(vm)) {
         return false;
     }
     return !vm->was_incoming || vm->stream.loaded;
@@ -67,7 +84,9 @@ static void end_badly(struct fake_vm *vm, enum fake_phase phase)
     bool stood = vm->runstate == FAKE_FINISH_MIGRATE;
     set_phase(vm, phase);
     fake_vm_end_bitmaps(vm, false);
-    if (stood && stream->was_running) {
+    /* QEMU 7.2 has forgotten by then that it ran. */
+    bool stays = stream->postcopy && !vm->keeps_old_state;
+    if (stood && stream->was_running && !stays) {
         vm->runstate = FAKE_RUNS;
         fake_vm_event(vm, "RESUME", NULL);
     } else if (stood) {
@@ -115,7 +134,28 @@ static void load(struct fake_vm *vm, struct fake_vm *peer)
             peer->devices[i].writes[k] = vm->devices[i].writes[k];
         }
     }
-    fake_vm_event(peer, "MIGRATION", json_pack("{s:s}", "status", "completed"));
+    fake_vm_event(peer, "MIGRATION",
+                  json_pack("{s:s}", "status",
+                            vm->stream.postcopy ? phase_name(FAKE_POSTCOPY)
+                                                : "completed"));
+}
+
+/* The devices go in one piece; a page a look comes after them. */
+static void postcopy_tick(struct fake_vm *vm, bool reaches)
+{
+    struct fake_stream *stream = &vm->stream;
+    struct fake_vm *peer = vm->peer;
+    if (!peer->stream.loaded && !reaches) {
+        end_badly(vm, FAKE_FAILED);
+    } else if (!peer->stream.loaded) {
+        stream->pages = FAKE_PAGES;
+        load(vm, peer);
+    } else if (!reaches || (vm->loses_link && peer->runstate == FAKE_RUNS)) {
+        set_phase(vm, FAKE_POSTCOPY_PAUSED);
+    } else if (--stream->pages == 0) {
+        vm->runstate = FAKE_POSTMIGRATE;
+        set_phase(vm, FAKE_COMPLETED);
+    }
 }
 
 /* Either both by TLS or none, and where the peer listens. */
@@ -124,6 +164,25 @@ static bool speak_alike(const struct fake_vm *vm, const struct fake_vm *peer)
     return vm->stream.by_socket == (*peer->stream.socket != '\0') &&
            str_eq(text(vm->stream.parameters, "tls-creds"), "") ==
                str_eq(text(peer->stream.parameters, "tls-creds"), "");
+}
+
+static void device_tick(struct fake_vm *vm, bool reaches)
+{
+    struct fake_vm *peer = vm->peer;
+    if (vm->stream.postcopy && reaches && !peer->stream.loaded) {
+        set_phase(vm, FAKE_POSTCOPY);
+        postcopy_tick(vm, reaches);
+    } else if (peer->stream.loaded && vm->never_told) {
+        return;
+    } else if (peer->stream.loaded) {
+        /* Its word was on its way, even if it is dead by now. */
+        vm->runstate = FAKE_POSTMIGRATE;
+        set_phase(vm, FAKE_COMPLETED);
+    } else if (!reaches) {
+        end_badly(vm, FAKE_FAILED);
+    } else {
+        load(vm, peer);
+    }
 }
 
 static void stream_tick(struct fake_vm *vm)
@@ -155,7 +214,8 @@ static void stream_tick(struct fake_vm *vm)
         stream->passes++;
         if (!reaches) {
             end_badly(vm, FAKE_FAILED);
-        } else if (stream->passes > 3 && !vm->never_gate) {
+        } else if ((stream->passes > 3 && !vm->never_gate) ||
+                   stream->postcopy) {
             bool gate = json_is_true(json_object_get(
                 stream->capabilities, "pause-before-switchover"));
             stop_for_stream(vm);
@@ -163,22 +223,15 @@ static void stream_tick(struct fake_vm *vm)
         }
         break;
     case FAKE_DEVICE:
-        if (peer->stream.loaded && vm->never_told) {
-            break;
-        }
-        if (peer->stream.loaded) {
-            /* Its word was on its way, even if it is dead by now. */
-            vm->runstate = FAKE_POSTMIGRATE;
-            set_phase(vm, FAKE_COMPLETED);
-        } else if (!reaches) {
-            end_badly(vm, FAKE_FAILED);
-        } else {
-            load(vm, peer);
-        }
+        device_tick(vm, reaches);
         break;
     case FAKE_CANCELLING:
         end_badly(vm, FAKE_CANCELLED);
         break;
+    case FAKE_POSTCOPY:
+        postcopy_tick(vm, reaches);
+        break;
+    case FAKE_POSTCOPY_PAUSED:
     case FAKE_GATE: /* a dead peer is noticed when there is more to send */
     case FAKE_NO_STREAM:
     case FAKE_COMPLETED:
@@ -224,6 +277,15 @@ static json_t *query_status(struct fake_vm *vm, const json_t *args)
 static json_t *query_incoming(const struct fake_vm *vm)
 {
     json_t *reply = json_object();
+    if (vm->stream.loaded && vm->peer != NULL && fake_vm_is_halved(vm->peer)) {
+        bool waits =
+            vm->peer->dead || vm->peer->stream.phase == FAKE_POSTCOPY_PAUSED;
+        (void)json_object_set_new(
+            reply, "status",
+            json_string(
+                phase_name(waits ? FAKE_POSTCOPY_PAUSED : FAKE_POSTCOPY)));
+        return reply;
+    }
     if (vm->stream.loaded) {
         (void)json_object_set_new(reply, "status", json_string("completed"));
         return reply;
@@ -271,11 +333,11 @@ static json_t *query_capabilities(struct fake_vm *vm, const json_t *args)
     static const char *const names[] = {
         "events",       "return-path",         "pause-before-switchover",
         "xbzrle",       "late-block-activate", "auto-converge",
-        "rdma-pin-all", "dirty-bitmaps",
+        "rdma-pin-all", "dirty-bitmaps",       "postcopy-ram",
     };
     (void)args;
     json_t *list = json_array();
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+    for (unsigned i = 0; i < ARRAY_SIZE(names) - vm->lacks_postcopy; i++) {
         bool on =
             json_is_true(json_object_get(vm->stream.capabilities, names[i]));
         (void)json_array_append_new(
@@ -286,7 +348,8 @@ static json_t *query_capabilities(struct fake_vm *vm, const json_t *args)
 
 json_t *fake_vm_default_parameters(void)
 {
-    return json_pack("{s:i, s:i, s:s, s:s, s:s}", "max-bandwidth", 134217728,
+    return json_pack("{s:i, s:i, s:i, s:s, s:s, s:s}", "max-bandwidth",
+                     134217728, "max-postcopy-bandwidth", 0,
                      "xbzrle-cache-size", 67108864, "tls-creds", "",
                      "tls-hostname", "", "tls-authz", "");
 }
@@ -381,6 +444,7 @@ static json_t *migrate(struct fake_vm *vm, const json_t *args)
                               " previous migration");
     }
     vm->stream.passes = 0;
+    vm->stream.postcopy = false;
     vm->stream.by_socket = str_starts(text(args, "uri"), "unix:");
     set_phase(vm, FAKE_SETUP);
     return json_object();
@@ -389,6 +453,9 @@ static json_t *migrate(struct fake_vm *vm, const json_t *args)
 static json_t *migrate_cancel(struct fake_vm *vm, const json_t *args)
 {
     (void)args;
+    if (fake_vm_is_halved(vm)) {
+        fake_vm_violation(vm, "a guest was cancelled that was on both sides");
+    }
     if (is_sending(vm) && vm->stream.phase != FAKE_CANCELLING) {
         set_phase(vm, FAKE_CANCELLING);
     }
@@ -406,7 +473,9 @@ static json_t *query_yank(struct fake_vm *vm, const json_t *args)
 static json_t *yank(struct fake_vm *vm, const json_t *args)
 {
     (void)args;
-    if (is_sending(vm)) {
+    if (fake_vm_is_halved(vm)) {
+        fake_vm_violation(vm, "a guest was cut off that was on both sides");
+    } else if (is_sending(vm)) {
         end_badly(vm, FAKE_FAILED);
     }
     return json_object();
@@ -419,7 +488,22 @@ static json_t *migrate_continue(struct fake_vm *vm, const json_t *args)
         return fake_vm_refuse("Migration not in expected state: %s",
                               phase_name(vm->stream.phase));
     }
-    set_phase(vm, FAKE_DEVICE);
+    /* As of 10.0; 7.2 knows no 'device' before it. */
+    bool at_once = vm->stream.postcopy && !vm->keeps_old_state;
+    set_phase(vm, at_once ? FAKE_POSTCOPY : FAKE_DEVICE);
+    return json_object();
+}
+
+/* Noted only: the stream looks for it when it is active. */
+static json_t *start_postcopy(struct fake_vm *vm, const json_t *args)
+{
+    const json_t *capabilities = vm->stream.capabilities;
+    (void)args;
+    if (!json_is_true(json_object_get(capabilities, "postcopy-ram"))) {
+        return fake_vm_refuse("Enable postcopy with migrate_set_capability"
+                              " before the start of migration");
+    }
+    vm->stream.postcopy = true;
     return json_object();
 }
 
@@ -439,10 +523,10 @@ static json_t *stop(struct fake_vm *vm, const json_t *args)
 static void judge_cont(struct fake_vm *vm)
 {
     const struct fake_vm *peer = vm->peer;
-    if (vm->stream.phase == FAKE_COMPLETED) {
+    if (vm->stream.phase == FAKE_COMPLETED || fake_vm_is_halved(vm)) {
         fake_vm_violation(vm, "a source that had handed the guest over was"
                               " told to run it");
-    } else if (vm->was_incoming && peer != NULL &&
+    } else if (vm->was_incoming && peer != NULL && !fake_vm_is_halved(peer) &&
                peer->stream.phase != FAKE_COMPLETED) {
         fake_vm_violation(vm,
                           "the destination was told to run the guest, and"
@@ -482,6 +566,10 @@ static json_t *quit(struct fake_vm *vm, const json_t *args)
         (peer == NULL || !fake_vm_holds_guest(peer))) {
         fake_vm_violation(vm, "a QEMU was ended that alone had the guest");
     }
+    if (fake_vm_is_halved(vm) ||
+        (peer != NULL && fake_vm_is_halved(peer) && !peer->dead)) {
+        fake_vm_violation(vm, "a QEMU was ended with a half of the guest");
+    }
     vm->ends = true;
     return json_object();
 }
@@ -499,6 +587,7 @@ json_t *fake_vm_stream(struct fake_vm *vm, const char *command,
         {"migrate-incoming",           migrate_incoming  },
         {"migrate-set-capabilities",   set_capabilities  },
         {"migrate-set-parameters",     set_parameters    },
+        {"migrate-start-postcopy",     start_postcopy    },
         {"migrate_cancel",             migrate_cancel    },
         {"query-memory-size-summary",  query_memory      },
         {"query-migrate",              query_migrate     },

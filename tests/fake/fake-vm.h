@@ -96,6 +96,8 @@ enum fake_phase {
     FAKE_FAILED,
     FAKE_CANCELLING,
     FAKE_CANCELLED,
+    FAKE_POSTCOPY, /* the guest is there, a part of its memory is not */
+    FAKE_POSTCOPY_PAUSED,
 };
 
 struct fake_stream {
@@ -106,6 +108,8 @@ struct fake_stream {
     bool connected;         /* ... and a source has come */
     bool by_socket;         /* as the source was told, a unix one */
     bool loaded;            /* all of the guest is here */
+    bool postcopy;          /* migrate-start-postcopy has been told */
+    unsigned pages;         /* looks for which its memory follows it yet */
     char socket[FAKE_PATH]; /* where it listens, or "": by TCP */
     bool autostart;         /* it runs once it is loaded: no -S */
     json_t *capabilities;   /* by name */
@@ -131,6 +135,8 @@ struct fake_vm {
     bool changes_jobs;    /* 8.2: block-job-change, and jobs tell of it */
     bool stays_behind;    /* then mirrors are READY, and never equal */
     bool never_told;      /* that its peer has all: their cable is cut */
+    bool loses_link;      /* ... while the memory follows by postcopy */
+    bool lacks_postcopy;  /* the capability */
     bool keeps_old_state; /* 10.0: a paused guest is 'paused' again */
     struct fake_qmp *qmp; /* set by the owner, for events */
     struct fake_node nodes[FAKE_NODES];
@@ -182,6 +188,8 @@ void fake_vm_unplug(struct fake_vm *vm, unsigned device);
 void fake_vm_die(struct fake_vm *vm);
 /* Whether it has the guest: all of it, and the right to run it. */
 bool fake_vm_holds_guest(const struct fake_vm *vm);
+/* Whether a part of the memory is here of a guest that runs on its peer. */
+bool fake_vm_is_halved(const struct fake_vm *vm);
 
 /* --- between its files --- */
 

@@ -59,7 +59,7 @@ def test_what_somebody_has_switched_on_in_qemu_counts(lab):
 
 
 OURS = {"multifd": ("--multifd", "2"), "xbzrle": ("--xbzrle",),
-        "auto-converge": ("--auto-converge",)}
+        "auto-converge": ("--auto-converge",), "postcopy-ram": ("--postcopy",)}
 
 
 def taken(vm, *capabilities):

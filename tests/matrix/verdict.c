@@ -117,7 +117,9 @@ bool verdict_is_lost(struct world *world, char text[VERDICT_TEXT])
     bool let_go = dst != NULL && dst->dead && !fake_vm_holds_guest(src);
     /* Dead before it could say whether it had let go: nothing is started. */
     bool unknown = dst != NULL && src->dead && dst->runstate != FAKE_RUNS;
-    return gone || let_go || unknown ||
+    bool in_two =
+        dst != NULL && fake_vm_is_halved(src) && (src->dead || dst->dead);
+    return gone || let_go || unknown || in_two ||
            against(text, "somebody has the guest: %.200s", world->told->why);
 }
 

@@ -58,6 +58,28 @@ Test(migrate_options, what_needs_another_says_which)
            "say when");
 }
 
+Test(migrate_options, what_postcopy_does_not_go_with)
+{
+    uint32_t postcopy = BIT(WITH_POSTCOPY);
+    expect(postcopy | BIT(WITH_MULTIFD), 0, "--multifd", "--postcopy",
+           "leave one");
+    expect(postcopy | BIT(WITH_XBZRLE), 0, "--postcopy", "--xbzrle",
+           "leave one");
+    expect(postcopy | BIT(WITH_SUSPEND), 0, "--postcopy", "--suspend",
+           "leave one");
+    expect(postcopy | BIT(WITH_TIMEOUT) | BIT(WITH_TIMEOUT_SUSPENDS), 0,
+           "--postcopy", "--on-timeout suspend", "leave one");
+    expect(postcopy | BIT(WITH_TUNNEL), 0, "--postcopy", "--tunnel",
+           "leave one");
+    expect(postcopy | BIT(WITH_BITMAPS), 0, "--postcopy", "bitmap",
+           "--drop-bitmaps");
+    expect(postcopy, BIT(WITH_COMPRESS), "--postcopy", "'compress'", "switch");
+    expect(postcopy, BIT(WITH_PREEMPT), "--postcopy", "'postcopy-preempt'",
+           "switch");
+    expect(postcopy | BIT(WITH_TIMEOUT_POSTCOPIES), 0, "--on-timeout postcopy",
+           "--timeout", "say when");
+}
+
 Test(migrate_options, what_qemu_has_on_already_counts)
 {
     expect(BIT(WITH_XBZRLE), BIT(WITH_MULTIFD),
@@ -92,6 +114,12 @@ Test(migrate_options, what_goes_together_is_taken)
             BIT(WITH_TLS_TO) | BIT(WITH_TLS_HOSTNAME) | BIT(WITH_TLS_AUTHZ),
         0);
     cr_assert_eq(json_array_size(list), 0);
+    json_auto_t *more = migrate_conflicts(
+        BIT(WITH_ANY) | BIT(WITH_POSTCOPY) | BIT(WITH_AUTO_CONVERGE) |
+            BIT(WITH_TIMEOUT) | BIT(WITH_TIMEOUT_POSTCOPIES) | BIT(WITH_TLS) |
+            BIT(WITH_UNIX) | BIT(WITH_TLS_NAMELESS) | BIT(WITH_TLS_HOSTNAME),
+        0);
+    cr_assert_eq(json_array_size(more), 0);
 }
 
 Test(migrate_options, each_option_of_the_interface_has_its_bit)
@@ -100,7 +128,8 @@ Test(migrate_options, each_option_of_the_interface_has_its_bit)
     const struct qpivot_migrate_options all = {
         .size = sizeof(all),
         .flags = QPIVOT_XBZRLE | QPIVOT_AUTO_CONVERGE |
-                 QPIVOT_TIMEOUT_SUSPENDS | QPIVOT_UNIX | QPIVOT_TUNNEL,
+                 QPIVOT_TIMEOUT_SUSPENDS | QPIVOT_UNIX | QPIVOT_TUNNEL |
+                 QPIVOT_SUSPEND | QPIVOT_TIMEOUT_POSTCOPIES,
         .address = "e",
         .export_port = 1,
         .multifd = 2,
@@ -119,5 +148,6 @@ Test(migrate_options, each_option_of_the_interface_has_its_bit)
                      BIT(WITH_TLS) | BIT(WITH_TLS_TO) | BIT(WITH_TLS_HOSTNAME) |
                      BIT(WITH_TLS_AUTHZ) | BIT(WITH_TLS_NAMELESS) |
                      BIT(WITH_UNIX) | BIT(WITH_TUNNEL) | BIT(WITH_ADDRESS) |
-                     BIT(WITH_EXPORT_PORT));
+                     BIT(WITH_EXPORT_PORT) | BIT(WITH_SUSPEND) |
+                     BIT(WITH_POSTCOPY) | BIT(WITH_TIMEOUT_POSTCOPIES));
 }

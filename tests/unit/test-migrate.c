@@ -325,3 +325,94 @@ Test(migrate, of_a_paused_guest_there_is_no_blackout)
     cr_assert_eq(outcome, QPIVOT_DONE);
     cr_assert_null(json_object_get(events[1], "blackout_ms"));
 }
+
+static bool starts_postcopy(void)
+{
+    return fake_qmp_count(qmps[0], "migrate-start-postcopy") == 1;
+}
+
+Test(migrate, postcopy_is_in_the_plan)
+{
+    two_disks();
+    options.flags |= QPIVOT_DRY_RUN | QPIVOT_POSTCOPY;
+    run();
+    cr_assert_eq(outcome, QPIVOT_DONE);
+    cr_assert_eq(n_commands("migrate-start-postcopy"), 1);
+    _cleanup_free_ char *capabilities =
+        json_dumps(command("migrate-set-capabilities"), 0);
+    cr_assert_not_null(strstr(capabilities, "postcopy-ram"));
+    cr_assert_not(starts_postcopy());
+}
+
+Test(migrate, by_postcopy_the_guest_runs_before_its_memory_is_there)
+{
+    two_disks();
+    options.flags |= QPIVOT_POSTCOPY;
+    run();
+    cr_assert_eq(outcome, QPIVOT_DONE);
+    cr_assert_str_eq(store->violation, "");
+    cr_assert(starts_postcopy());
+    cr_assert_eq(vms[1]->runstate, FAKE_RUNS);
+    cr_assert_eq(fake_qmp_count(qmps[0], "migrate_cancel"), 0);
+    const json_t *phases = json_object_get(events[1], "phases");
+    cr_assert(json_is_real(json_object_get(phases, "postcopy_seconds")));
+    for (unsigned i = 0; i < SIDES; i++) {
+        cr_assert(i == 0 || !json_is_true(json_object_get(
+                                vms[i]->stream.capabilities, "postcopy-ram")));
+    }
+}
+
+Test(migrate, by_postcopy_the_phases_of_the_blackout_are_all_of_it)
+{
+    static const char *const names[] = {"to_gate_ms", "to_continue_ms",
+                                        "to_completed_ms", "to_resume_ms"};
+    double sum = 0;
+    two_disks();
+    options.flags |= QPIVOT_POSTCOPY;
+    run();
+    const json_t *parts = json_object_get(events[1], "blackout");
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        sum += json_real_value(json_object_get(parts, names[i]));
+    }
+    double all = json_real_value(json_object_get(events[1], "blackout_ms"));
+    cr_assert(all > 0 && sum - all < 0.01 && all - sum < 0.01, "%f is not %f",
+              sum, all);
+}
+
+Test(migrate, a_link_that_is_lost_by_postcopy_parks)
+{
+    two_disks();
+    options.flags |= QPIVOT_POSTCOPY;
+    vms[0]->loses_link = true;
+    run();
+    cr_assert_eq(outcome, QPIVOT_PARKED);
+    cr_assert_str_eq(store->violation, "");
+    cr_assert_eq(vms[0]->stream.phase, FAKE_POSTCOPY_PAUSED);
+    cr_assert_eq(vms[1]->runstate, FAKE_RUNS);
+    _cleanup_free_ char *error =
+        json_dumps(json_object_get(events[1], "error"), 0);
+    cr_assert_not_null(strstr(error, "end neither"), "%s", error);
+    cr_assert_not_null(strstr(error, "migrate-recover"), "%s", error);
+    cr_assert_eq(fake_qmp_count(qmps[0], "quit"), 0);
+    cr_assert_eq(fake_qmp_count(qmps[1], "quit"), 0);
+}
+
+Test(migrate, postcopy_is_not_begun_where_it_is_not_needed)
+{
+    two_disks();
+    options.flags |= QPIVOT_TIMEOUT_POSTCOPIES;
+    options.timeout_ms = 600000;
+    run();
+    cr_assert_eq(outcome, QPIVOT_DONE);
+    cr_assert_not(starts_postcopy());
+    cr_assert_str_eq(store->violation, "");
+}
+
+Test(migrate, a_destination_without_postcopy_is_refused)
+{
+    two_disks();
+    options.flags |= QPIVOT_POSTCOPY;
+    vms[1]->lacks_postcopy = true;
+    run();
+    says("the destination has no such capability");
+}

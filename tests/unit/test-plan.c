@@ -75,6 +75,7 @@ static bool came_later(const char *key)
         "export_socket",     "tunnel",
         "tls_dir",           "tls_dir_to",
         "tls_hostname",      "tls_authz",
+        "postcopy",          "postcopy_ms",
     };
     for (unsigned i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         if (strcmp(keys[i], key) == 0) {
