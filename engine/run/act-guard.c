@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The frozen moment's guard, as steps use it: one at a time. */
 #include "base/err.h"
+#include "base/str.h"
 #include "qmp/qmp.h"
 #include "run/op-private.h"
 #include "run/watchdog.h"
@@ -48,6 +49,19 @@ void act_set_owes_cont(struct act *act, bool owes)
 bool act_owes_cont(const struct act *act)
 {
     return act->op->owes_cont;
+}
+
+void act_set_writes_block(struct act *act, unsigned disk)
+{
+    act->op->writes_block |= UINT64_C(1) << disk % 64;
+}
+
+bool act_writes_block(const struct act *act, unsigned disk)
+{
+    const struct plan_disk *d = &act->op->plan->disks[disk];
+    bool switched = (act->op->writes_block >> disk % 64 & 1) != 0;
+    return str_eq(d->copy_mode, "write-blocking") ||
+           (d->may_write_block && (switched || act->op->recovered));
 }
 
 bool act_guard_is_armed(const struct act *act)

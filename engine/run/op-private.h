@@ -132,7 +132,8 @@ struct op {
     bool return_or_park; /* nobody is here for what else there is to do */
     bool standstill;     /* the guest was stopped, and has not run since */
     uint64_t standstill_ms;
-    bool owes_cont; /* see act_owes_cont() */
+    bool owes_cont;        /* see act_owes_cont() */
+    uint64_t writes_block; /* by disk: see act_writes_block() */
     bool dry_run;
     bool turning;
     bool again;

@@ -448,6 +448,17 @@ static void op_on_vm(void *data, enum vm_state state, const struct err *err)
     op_turn(op);
 }
 
+/* The connection broke where the guest was stopped for a moment. */
+static void op_pay_cont(struct op *op)
+{
+    struct qmp_call_options options = {
+        .timeout_ms = (unsigned)op->plan->command_timeout_ms};
+    if (op->owes_cont && qmp_execute(vm_qmp(op->vm), "cont", NULL, &options,
+                                     NULL, NULL, NULL) == 0) {
+        op->owes_cont = false;
+    }
+}
+
 /*
  * A connection is open. While the claim is ours it must hold our id, or this
  * is not the QEMU that we left: started anew, or another one altogether.
@@ -455,6 +466,7 @@ static void op_on_vm(void *data, enum vm_state state, const struct err *err)
 static void op_identify(struct op *op)
 {
     bool claimed = false;
+    op_pay_cont(op);
     for (unsigned i = 0; op->marks != NULL && i < op->operation->n_steps; i++) {
         const struct step *step = &op->operation->steps[i];
         enum mark_status status = op_mark(op, step, ALL_DISKS)->status;
@@ -585,6 +597,7 @@ static void op_on_vm_event(void *data, const char *name, const json_t *event)
     struct op *op = data;
     if (strcmp(name, "RESUME") == 0 || strcmp(name, "WAKEUP") == 0) {
         op->standstill = false;
+        op->owes_cont = false;
     }
     if (op->operation->event != NULL && op->state != OP_PLANNING) {
         op->operation->event(op, name, event);

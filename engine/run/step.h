@@ -237,3 +237,10 @@ void act_guard_disarm(struct act *act);
  */
 void act_set_owes_cont(struct act *act, bool owes);
 bool act_owes_cont(const struct act *act);
+/*
+ * Whether the guest's writes to a disk wait for the mirror's target, as far as
+ * is known: from the start, since it was switched, or perhaps by an engine
+ * before this one.
+ */
+void act_set_writes_block(struct act *act, unsigned disk);
+bool act_writes_block(const struct act *act, unsigned disk);

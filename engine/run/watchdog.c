@@ -51,7 +51,8 @@ struct guarded {
     size_t len;
     unsigned n_replies;
     unsigned limit_ms;
-    bool thaws;
+    bool thaws;   /* a guest that a stream had stopped */
+    bool lets_go; /* the guest, by the last command */
 };
 
 struct message {
@@ -91,6 +92,7 @@ int watchdog_arm(int monitor_fd, int lifeline_fd, const char *const *jobs,
         .len = message.len,
         .n_replies = message.n_commands,
         .limit_ms = limit_ms,
+        .lets_go = guest != WATCHDOG_LEAVES,
     };
     return start(&guarded, ret, errp);
 }
@@ -256,14 +258,15 @@ static void write_all(int fd, const char *bytes, size_t len)
 
 /*
  * QEMU drops commands that it has queued when the connection closes before it
- * ran them: stay until each has its reply.
+ * ran them: stay until each has its reply; for one that lets a guest go on,
+ * however long that takes.
  */
-static void drain(int fd, unsigned n_replies)
+static void drain(int fd, unsigned n_replies, bool to_the_end)
 {
     static const char id[] = WATCHDOG_ID;
     char bytes[512];
     size_t matched = 0;
-    int64_t end = now_ms() + DRAIN_MS;
+    int64_t end = to_the_end ? INT64_MAX : now_ms() + DRAIN_MS;
     while (n_replies > 0 && now_ms() < end) {
         struct pollfd data = {.fd = fd, .events = POLLIN};
         if (poll(&data, 1, 100) <= 0) {
@@ -366,7 +369,7 @@ static void settle(const struct guarded *guarded)
         }
     }
     write_all(guarded->monitor, guarded->message, guarded->len);
-    drain(guarded->monitor, guarded->n_replies);
+    drain(guarded->monitor, guarded->n_replies, false);
     thaw(guarded);
 }
 
@@ -436,7 +439,7 @@ static void guard(const struct guarded *guarded, int engine)
             if (!acted) {
                 write_all(monitor, guarded->message, guarded->len);
             }
-            drain(monitor, guarded->n_replies);
+            drain(monitor, guarded->n_replies, guarded->lets_go);
             thaw(guarded);
             _exit(0);
         }

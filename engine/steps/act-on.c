@@ -24,8 +24,9 @@ struct clearing {
     };
     struct name job;
     const char *id;
-    bool write_block;
-    step_fn *then; /* NULL: the act ends */
+    bool writes;    /* the guest does, by this job */
+    bool goes_back; /* the guest needs the target no more */
+    step_fn *then;  /* NULL: the act ends */
     uint64_t since_ms;
     uint64_t yanked_ms;
     bool cancelled;
@@ -63,10 +64,12 @@ void act_clear_job(struct act *act, enum name_what what, step_fn *then)
     }
     clearing->job = act_name(act, what);
     clearing->id = clearing->job.text;
-    clearing->write_block = what == NAME_TWIN || act_disk(act)->may_write_block;
+    clearing->writes =
+        what == NAME_TWIN || act_writes_block(act, act_disk(act)->index);
     clearing->then = then;
-    bool back = then != NULL; /* after the pivot the guest needs the target */
-    if (what == NAME_MIRROR && back) {
+    /* After the pivot the guest needs the target. */
+    clearing->goes_back = what == NAME_MIRROR && then != NULL;
+    if (clearing->goes_back) {
         alive_wait(act, clear_begin);
     } else {
         clear_begin(act);
@@ -88,7 +91,8 @@ static void cut_first(struct act *act)
 {
     const struct clearing *clearing = act_scratch(act, sizeof(*clearing));
     const struct plan_disk *disk = act_disk(act);
-    if (clearing->write_block && (disk->nbd || str_eq(disk->how, "nbd"))) {
+    if (clearing->goes_back && clearing->writes &&
+        (disk->nbd || str_eq(disk->how, "nbd"))) {
         vm_yank(act_vm(act));
     }
 }
@@ -112,8 +116,7 @@ static void clear_on_jobs(struct act *act, const struct job_list *jobs)
         /* Always by force: a soft end would be a clean copy nobody wants. */
         clearing->cancelled = true;
         cut_first(act);
-        cancel_jobs(act, &clearing->id, 1, clearing->write_block,
-                    clear_on_reply);
+        cancel_jobs(act, &clearing->id, 1, clearing->writes, clear_on_reply);
     } else if (waited_ms > GIVE_UP_MS) {
         _cleanup_err_ struct err *err = NULL;
         (void)err_set(&err, -ETIMEDOUT, clearing->id,
@@ -144,6 +147,10 @@ static void clear_on_reply(struct act *act, const struct err *err,
      * A refusal means that it changed meanwhile: a later look tells. At once
      * would be without end and without a pause where it is always refused.
      */
+    if (err != NULL && !clearing->dismissed && !clearing->cancelling.sent) {
+        act_end(act, err);
+        return;
+    }
     if (err != NULL && err->code == -EREMOTEIO) {
         clearing->dismissed = false;
         act_again(act, LOOK_AGAIN_MS, clear_look);

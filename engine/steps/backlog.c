@@ -53,6 +53,7 @@ json_t *backlog_switch_command(const char *op, const struct plan *plan,
 
 void backlog_switch(struct act *act)
 {
+    act_set_writes_block(act, act_disk(act)->index);
     act_command(act, NULL);
 }
 
@@ -65,9 +66,7 @@ void backlog_switch(struct act *act)
 static bool is_synced(const struct plan_disk *disk, const struct job *job)
 {
     bool always = str_eq(disk->copy_mode, "write-blocking");
-    bool ready = job->status == JOB_READY || job->status == JOB_STANDBY;
-    return (job->actively_synced || (always && ready)) && !job->no_space &&
-           !job->io_error;
+    return job->status == JOB_READY && (job->actively_synced || always);
 }
 
 static struct blackout_disk look_at(const struct plan_disk *disk,
@@ -128,15 +127,15 @@ static int look_at_all(struct act *act, const struct job_list *jobs,
             (void)json_array_append_new(rates, json_integer(0));
             continue;
         }
-        if (job == NULL || job->status >= JOB_ABORTING ||
-            job_failure(job) != NULL) {
+        int r = job != NULL
+                    ? job_check(job, disk->disk, "blockdev-mirror", errp)
+                    : 0;
+        if (r < 0) {
+            return r;
+        }
+        if (job == NULL || job->status >= JOB_ABORTING) {
             return err_set(errp, -ESTALE, disk->disk,
-                           "the mirror was ended by somebody else, or failed%s"
-                           "%s",
-                           job != NULL && job_failure(job) != NULL ? ": " : "",
-                           job != NULL && job_failure(job) != NULL
-                               ? job_failure(job)
-                               : "");
+                           "the mirror was ended by somebody else");
         }
         progress_sample(&waiting->progress[i], act_now_ms(act),
                         PROGRESS_CONVERGE, job->offset, job->len);

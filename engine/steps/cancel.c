@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "steps/cancel.h"
 
-#include <assert.h>
 #include <errno.h>
 
 #include "base/err.h"
@@ -11,9 +10,13 @@
 
 static void cancel_on_status(struct act *act, const struct err *err,
                              json_t *result);
+static void cancel_on_stopped(struct act *act, const struct err *err,
+                              json_t *result);
 static void cancel_send(struct act *act);
 static void cancel_on_replies(struct act *act, const struct err *err,
                               json_t *result);
+static void cancel_on_cont(struct act *act, const struct err *err,
+                           json_t *result);
 
 static struct cancelling *cancelling_of(struct act *act)
 {
@@ -21,10 +24,14 @@ static struct cancelling *cancelling_of(struct act *act)
 }
 
 void cancel_jobs(struct act *act, const char *const *ids, unsigned n_ids,
-                 bool write_block, act_reply_fn *then)
+                 bool writes, act_reply_fn *then)
 {
-    *cancelling_of(act) = (struct cancelling){ids, n_ids, then, false};
-    if (write_block) {
+    *cancelling_of(act) = (struct cancelling){
+        .ids = ids,
+        .n_ids = n_ids,
+        .then = then,
+    };
+    if (writes) {
         act_qmp(act, "query-status", NULL, cancel_on_status);
     } else {
         cancel_send(act);
@@ -41,43 +48,73 @@ static void cancel_on_status(struct act *act, const struct err *err,
         guest_runs(result) || (act_owes_cont(act) && str_eq(status, "paused"));
     if (error == NULL && cancelling->stops) {
         (void)act_guard_arm(act, cancelling->ids, cancelling->n_ids,
-                            WATCHDOG_LETS_GO, &error);
+                            WATCHDOG_STOPS, &error);
     }
     if (error != NULL) {
         cancelling->then(act, error, NULL);
-        return;
+    } else if (cancelling->stops) {
+        act_set_owes_cont(act, true);
+        act_qmp(act, "stop", NULL, cancel_on_stopped);
+    } else {
+        cancel_send(act);
     }
-    cancel_send(act);
+}
+
+/* Alone, as QEMU reads nothing out of band behind a queue that is full. */
+static void cancel_on_stopped(struct act *act, const struct err *err,
+                              json_t *result)
+{
+    (void)result;
+    if (err != NULL) {
+        cancelling_of(act)->then(act, err, NULL); /* the guard stays */
+    } else {
+        cancel_send(act);
+    }
 }
 
 static void cancel_send(struct act *act)
 {
-    const struct cancelling *cancelling = cancelling_of(act);
+    struct cancelling *cancelling = cancelling_of(act);
     struct act_command commands[QMP_BATCH_MAX];
-    unsigned n = 0;
-    assert(cancelling->n_ids + 2 <= QMP_BATCH_MAX);
-    if (cancelling->stops) {
-        act_set_owes_cont(act, true);
-        commands[n++] = (struct act_command){"stop", NULL};
-    }
-    for (unsigned i = 0; i < cancelling->n_ids; i++) {
-        commands[n++] = (struct act_command){
+    unsigned n =
+        cancelling->n_ids < QMP_BATCH_MAX ? cancelling->n_ids : QMP_BATCH_MAX;
+    cancelling->sent = true;
+    for (unsigned i = 0; i < n; i++) {
+        commands[i] = (struct act_command){
             "job-cancel", json_pack("{s:s}", "id", cancelling->ids[i])};
-    }
-    if (cancelling->stops) {
-        commands[n++] = (struct act_command){"cont", NULL};
     }
     act_qmp_batch(act, commands, n, cancel_on_replies);
 }
 
-/* Without all replies it may still stand, and its guard stays. */
 static void cancel_on_replies(struct act *act, const struct err *err,
                               json_t *result)
 {
-    const struct cancelling *cancelling = cancelling_of(act);
-    if (cancelling->stops && (err == NULL || err->code == -EREMOTEIO)) {
-        act_set_owes_cont(act, false);
-        act_guard_disarm(act);
+    struct cancelling *cancelling = cancelling_of(act);
+    bool refused = err != NULL && err->code == -EREMOTEIO;
+    if (!cancelling->stops || (err != NULL && !refused)) {
+        cancelling->then(act, err, result);
+        return;
     }
-    cancelling->then(act, err, result);
+    cancelling->refused = refused;
+    act_qmp(act, "cont", NULL, cancel_on_cont);
+}
+
+static void cancel_on_cont(struct act *act, const struct err *err,
+                           json_t *result)
+{
+    const struct cancelling *cancelling = cancelling_of(act);
+    _cleanup_err_ struct err *error = NULL;
+    if (err != NULL) {
+        act_warn(act, "the guest was stopped for a moment and does not go on:"
+                      " look at it, and resume it");
+        cancelling->then(act, err, NULL);
+        return;
+    }
+    act_set_owes_cont(act, false);
+    act_guard_disarm(act);
+    if (cancelling->refused) {
+        (void)err_set(&error, -EREMOTEIO, cancelling->ids[0],
+                      "job-cancel was refused");
+    }
+    cancelling->then(act, error, result);
 }

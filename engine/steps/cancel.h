@@ -5,8 +5,9 @@
  * to the target, which use it (the end of mirror_run() in block/mirror.c, as
  * late as 11.1): QEMU may end of it. So a guest that runs stands still for the
  * moment in which mirrors that take its writes are cancelled; after that they
- * take none. For the same reason such a mirror must not end by itself: see
- * "on-target-error" in steps/mirror.c.
+ * take none. Its writes wait for the target anyway: one that does not answer is
+ * waited for, or cut off, before. For the same reason such a mirror must not
+ * end by itself: see "on-target-error" in steps/mirror.c.
  */
 #pragma once
 
@@ -17,13 +18,16 @@ struct cancelling {
     const char *const *ids;
     unsigned n_ids;
     act_reply_fn *then;
-    bool stops;
+    bool stops;   /* the guest, around it */
+    bool sent;    /* job-cancel has been */
+    bool refused; /* ... for one of them */
 };
 
 /*
- * job-cancel, by force, of 'ids' (at most 64, which must live until 'then');
- * 'write_block': they may take the guest's writes. 'then' is called as that of
- * act_qmp_batch(): -EREMOTEIO is that one was refused, as its job is over.
+ * job-cancel, by force, of 'ids' (at most 64, which live as long as the act's
+ * scratch); 'writes': they may take the guest's writes. 'then' is called as
+ * that of act_qmp_batch(): -EREMOTEIO is that one was refused, as its job is
+ * over; see 'sent' for whether any was asked for.
  */
 void cancel_jobs(struct act *act, const char *const *ids, unsigned n_ids,
-                 bool write_block, act_reply_fn *then);
+                 bool writes, act_reply_fn *then);

@@ -403,9 +403,10 @@ void client_probe(struct act *act)
 static int check_copy(const struct plan_disk *disk, const struct job *job,
                       struct err **errp)
 {
-    if (job != NULL && job_failure(job) != NULL) {
-        return err_set_qmp(errp, disk->disk, "blockdev-mirror", "GenericError",
-                           job_failure(job));
+    int r =
+        job != NULL ? job_check(job, disk->disk, "blockdev-mirror", errp) : 0;
+    if (r < 0) {
+        return r;
     }
     if (job == NULL ||
         (job->status != JOB_READY && job->status != JOB_STANDBY)) {
@@ -559,9 +560,8 @@ static void end_on_jobs(struct act *act, const struct job_list *jobs)
     if (ending == NULL || job == NULL) {
         (void)err_set(&err, -ENOENT, disk->disk,
                       "the mirror job has vanished from QEMU");
-    } else if (job_failure(job) != NULL) {
-        (void)err_set_qmp(&err, disk->disk, "blockdev-mirror", "GenericError",
-                          job_failure(job));
+    } else if (job_check(job, disk->disk, "blockdev-mirror", &err) < 0) {
+        /* told */
     } else if (job->status == JOB_CONCLUDED && !ending->asked) {
         /* The guest may have written since: the copy is of an earlier time. */
         (void)err_set(&err, -ESTALE, disk->disk,
@@ -575,8 +575,7 @@ static void end_on_jobs(struct act *act, const struct job_list *jobs)
                       "the copy did not end within the freeze limit of %u ms",
                       (unsigned)limit);
     }
-    bool ready =
-        err == NULL && (job->status == JOB_READY || job->status == JOB_STANDBY);
+    bool ready = err == NULL && job->status == JOB_READY;
     if (ready && !ending->asked) {
         (void)backlog_check(act, job, &err);
     }

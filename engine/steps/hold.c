@@ -112,7 +112,7 @@ int guest_guard(struct act *act, struct err **errp)
                                                                : NAME_MIRROR);
         ids[i] = names[i].text;
     }
-    return act_guard_arm(act, ids, n, WATCHDOG_LETS_GO, errp);
+    return act_guard_arm(act, ids, n, WATCHDOG_STOPS, errp);
 }
 
 static void stop_on_status(struct act *act, const struct err *err,

@@ -47,6 +47,7 @@ struct follow {
     bool hook_ran;
     bool was_ready;
     bool vanished;
+    bool tried_again; /* one that is paused, and QEMU says not why */
 };
 
 static void follow_on_jobs(struct act *act, const struct job_list *jobs);
@@ -59,6 +60,7 @@ static void follow_pending(struct act *act);
 static bool follow_stalls(struct act *act, const struct job *job);
 static void follow_tell(struct act *act, const struct job *job,
                         const char *phase);
+static bool follow_tries_again(struct act *act);
 static void follow_space(struct act *act, const struct job *job);
 static bool follow_policies(struct act *act, const struct job *job);
 
@@ -245,12 +247,14 @@ static void follow_on_jobs(struct act *act, const struct job_list *jobs)
     const struct job *job = job_list_find(jobs, id.text);
     bool paused = job != NULL &&
                   (job->status == JOB_PAUSED || job->status == JOB_STANDBY);
-    if (job == NULL || job->status >= JOB_ABORTING ||
-        job_failure(job) != NULL) {
+    if (job == NULL || job->status >= JOB_ABORTING || job->io_error) {
         follow_ended(act, job);
         return;
     }
     if (!alive_watch(act, &follow->watch)) {
+        return;
+    }
+    if (paused && !job->no_space && follow_tries_again(act)) {
         return;
     }
     progress_sample(&follow->progress, act_now_ms(act),
@@ -375,11 +379,10 @@ static void follow_ended(struct act *act, const struct job *job)
     struct follow *follow = act_scratch(act, sizeof(*follow));
     _cleanup_err_ struct err *err = NULL;
     const struct plan_disk *disk = act_disk(act);
-    if (job != NULL && job_failure(job) != NULL) {
-        (void)err_set_qmp(&err, disk->disk,
-                          disk->drive_mirror ? "drive-mirror"
-                                             : "blockdev-mirror",
-                          "GenericError", job_failure(job));
+    if (job != NULL &&
+        job_check(job, disk->disk,
+                  disk->drive_mirror ? "drive-mirror" : "blockdev-mirror",
+                  &err) < 0) {
         act_end(act, err);
     } else if (job == NULL || job->status == JOB_CONCLUDED) {
         /* Without an error it may have pivoted: the graph tells. */
@@ -451,6 +454,24 @@ static void space_on_hook(struct act *act, const struct err *err,
         act_warn(act, "space hook: %s", text != NULL ? text : "failed");
     }
     act_wait_jobs(act, follow_on_jobs);
+}
+
+/*
+ * One that has paused for an error looks like one that somebody has paused once
+ * the guest has been stopped and let go on, which resets its io-status: where
+ * that could have been missed it is tried once more, and QEMU tells again.
+ */
+static bool follow_tries_again(struct act *act)
+{
+    struct follow *follow = act_scratch(act, sizeof(*follow));
+    struct name id = act_name(act, NAME_MIRROR);
+    if (!act_is_repeated(act) || follow->tried_again) {
+        return false;
+    }
+    follow->tried_again = true;
+    act_qmp(act, "job-resume", json_pack("{s:s}", "id", id.text),
+            resume_on_reply);
+    return true;
 }
 
 static void follow_space(struct act *act, const struct job *job)
@@ -561,6 +582,7 @@ static bool follow_policies(struct act *act, const struct job *job)
     switch (converge_sample(&follow->converge, &sample, reason)) {
     case CONVERGE_SWITCH:
         act_warn(act, "%s", reason);
+        act_set_writes_block(act, act_disk(act)->index);
         act_qmp(act, "block-job-change",
                 json_pack("{s:s, s:s, s:s}", "id", id.text, "type", "mirror",
                           "copy-mode", "write-blocking"),

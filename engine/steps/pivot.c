@@ -23,6 +23,7 @@ enum {
     GROUP_MAX = 64,
     LOOK_AGAIN_MS = 100,
     LOOKS_MAX = 50,
+    CANCEL_EVERY = 10,     /* looks: a cancelled job takes a moment to end */
     YANK_AFTER_MS = 30000, /* a target that takes no more writes */
     COMPLETE_MAX_MS = 60000,
 };
@@ -33,7 +34,7 @@ struct pivoting {
     struct cancelling cancelling; /* first: see cancel_jobs() */
     struct name names[GROUP_MAX];
     const char *ids[GROUP_MAX];
-    bool runs; /* the guest, which nobody holds */
+    enum watchdog_guest guest; /* for the guard */
     enum stage stage;
     uint64_t since_ms; /* when the jobs were told to complete */
     bool yanked;
@@ -94,7 +95,7 @@ static const char *to_node(const struct act *act, unsigned disk,
 /* A guest that is held until guest_cont() has its guard until then, too. */
 static void thaw(struct act *act)
 {
-    if (!guest_owes_cont(act)) {
+    if (!guest_owes_cont(act) && !act_owes_cont(act)) {
         act_guard_disarm(act);
     }
 }
@@ -112,14 +113,13 @@ static void all_jobs(struct act *act, const char *command, act_reply_fn *then)
     act_qmp_batch(act, commands, n, then);
 }
 
-static bool may_write_block(const struct act *act)
+static bool writes_block(const struct act *act)
 {
-    const struct plan *plan = act_plan(act);
-    bool may = act_is_returning(act);
-    for (unsigned i = 0; i < plan->n_disks; i++) {
-        may = may || plan->disks[i].may_write_block;
+    bool any = act_is_returning(act);
+    for (unsigned i = 0; i < act_plan(act)->n_disks; i++) {
+        any = any || act_writes_block(act, i);
     }
-    return may;
+    return any;
 }
 
 /* The ids of all jobs, kept for as long as the act; NULL without memory. */
@@ -137,8 +137,7 @@ static void cancel_all(struct act *act, act_reply_fn *then)
 {
     const char *const *ids = all_ids(act);
     if (ids != NULL) {
-        cancel_jobs(act, ids, act_plan(act)->n_disks, may_write_block(act),
-                    then);
+        cancel_jobs(act, ids, act_plan(act)->n_disks, writes_block(act), then);
     } else {
         all_jobs(act, "job-cancel", then);
     }
@@ -183,7 +182,7 @@ void pivot_run(struct act *act)
         act_end(act, err);
         return;
     }
-    if (may_write_block(act) && !guest_owes_cont(act)) {
+    if (writes_block(act) || guest_owes_cont(act)) {
         act_qmp(act, "query-status", NULL, pivot_on_status);
     } else {
         act_graph(act, pivot_on_checked);
@@ -199,7 +198,9 @@ static void pivot_on_status(struct act *act, const struct err *err,
         act_end(act, err);
         return;
     }
-    pivoting->runs = guest_runs(result);
+    pivoting->guest = guest_runs(result)     ? WATCHDOG_STOPS
+                      : guest_owes_cont(act) ? WATCHDOG_LETS_GO
+                                             : WATCHDOG_LEAVES;
     act_graph(act, pivot_on_checked);
 }
 
@@ -220,10 +221,7 @@ static void pivot_on_checked(struct act *act, const struct err *err,
     }
     bool guarded = guest_owes_cont(act) && act_guard_is_armed(act);
     if (error == NULL && plan->group && !guarded) {
-        (void)act_guard_arm(act, all_ids(act), plan->n_disks,
-                            pivoting->runs && may_write_block(act)
-                                ? WATCHDOG_STOPS
-                                : WATCHDOG_LEAVES,
+        (void)act_guard_arm(act, all_ids(act), plan->n_disks, pivoting->guest,
                             &error);
     }
     if (error != NULL) {
@@ -252,10 +250,7 @@ static int check_job(const struct plan_disk *disk, const struct job *job,
         return err_set(errp, -ENOENT, disk->disk,
                        "the mirror job has vanished from QEMU");
     }
-    const char *why = job_failure(job);
-    return why == NULL ? 0
-                       : err_set_qmp(errp, disk->disk, "job-complete",
-                                     "GenericError", why);
+    return job_check(job, disk->disk, "job-complete", errp);
 }
 
 static void pivot_on_jobs(struct act *act, const struct job_list *jobs)
@@ -611,8 +606,10 @@ static void probe_on_graph(struct act *act, const struct err *err,
             pivoting->looks % 2 == 0 ? "job-complete" : "job-finalize";
         if (n_pivoted > 0) {
             all_jobs(act, forward, probe_again);
-        } else {
+        } else if (pivoting->looks % CANCEL_EVERY == 1) {
             cancel_all(act, probe_again);
+        } else {
+            act_again(act, LOOK_AGAIN_MS, pivot_probe);
         }
     } else {
         act_again(act, LOOK_AGAIN_MS, pivot_probe);

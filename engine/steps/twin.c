@@ -156,6 +156,7 @@ json_t *twin_drop_command(const char *op, const struct plan *plan,
  */
 void twin_drop(struct act *act)
 {
+    yank_former(act);
     act_clear_job(act, NAME_TWIN, NULL);
 }
 

@@ -217,12 +217,11 @@ static void sync_on_jobs(struct act *act, const struct job_list *jobs)
     struct name id = name_of(act_op_id(act), disk->index, NAME_MIRROR);
     const struct job *job = job_list_find(jobs, id.text);
     _cleanup_err_ struct err *err = NULL;
-    if (job == NULL || job->status >= JOB_ABORTING ||
-        job_failure(job) != NULL) {
-        (void)err_set(&err, -EIO, disk->disk, "the mirror has ended: %s",
-                      job != NULL && job_failure(job) != NULL
-                          ? job_failure(job)
-                          : "by somebody else");
+    if (job != NULL && job_check(job, disk->disk, "mirror", &err) < 0) {
+        act_end(act, err);
+    } else if (job == NULL || job->status >= JOB_ABORTING) {
+        (void)err_set(&err, -EIO, disk->disk,
+                      "the mirror was ended by somebody else");
         act_end(act, err);
     } else if (job->offset < job->len) {
         sync_again(act);

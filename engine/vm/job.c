@@ -123,13 +123,18 @@ static void read_block_job(struct job_list *list, const json_t *json)
     }
 }
 
-const char *job_failure(const struct job *job)
+int job_check(const struct job *job, const char *object, const char *command,
+              struct err **errp)
 {
     bool paused = job->status == JOB_PAUSED || job->status == JOB_STANDBY;
-    return job->error != NULL ? job->error
-           : paused && job->io_error
-               ? "a read of the source or a write to the target has failed"
-               : NULL;
+    if (job->error != NULL) {
+        return err_set_qmp(errp, object, command, "GenericError", job->error);
+    }
+    return paused && job->io_error
+               ? err_set(errp, -EIO, object,
+                         "the mirror has paused: it could not read the source,"
+                         " or not write to the target")
+               : 0;
 }
 
 static uint64_t count_of(const json_t *json, const char *member)

@@ -49,8 +49,10 @@ int job_list_init(struct job_list *list, const json_t *query_jobs,
 void job_list_done(struct job_list *list);
 const struct job *job_list_find(const struct job_list *list, const char *id);
 /*
- * Why a mirror does not get to its end by itself, in words; NULL: it may, and
- * so may one that waits for space.
+ * Whether a mirror may still get to its end, as one that waits for space may:
+ * 0, -EREMOTEIO with QEMU's words for 'object' and 'command', or -EIO if it
+ * has paused because a read or a write of it failed.
  */
-const char *job_failure(const struct job *job);
+int job_check(const struct job *job, const char *object, const char *command,
+              struct err **errp);
 const char *job_status_name(enum job_status status);
