@@ -51,6 +51,17 @@ bool act_owes_cont(const struct act *act)
     return act->op->owes_cont;
 }
 
+/* The connection broke where the guest was stopped for a moment. */
+void op_pay_cont(struct op *op)
+{
+    struct qmp_call_options options = {
+        .timeout_ms = (unsigned)op->plan->command_timeout_ms};
+    if (op->owes_cont && qmp_execute(vm_qmp(op->vm), "cont", NULL, &options,
+                                     NULL, NULL, NULL) == 0) {
+        op->owes_cont = false;
+    }
+}
+
 void act_set_writes_block(struct act *act, unsigned disk)
 {
     act->op->writes_block |= UINT64_C(1) << disk % 64;

@@ -210,6 +210,9 @@ json_t *op_owner(void); /* who works on it: this process; new reference */
 void op_own(struct op *op, const json_t *records);
 void op_look_for_requests(struct op *op, uint64_t now_ms);
 
+/* act-guard.c: a new connection; a guest stood when the last one broke */
+void op_pay_cont(struct op *op);
+
 /* op-marks.c */
 /* From the "records" of journal_load(). */
 int op_restore_marks(struct op *op, const json_t *records);

@@ -448,17 +448,6 @@ static void op_on_vm(void *data, enum vm_state state, const struct err *err)
     op_turn(op);
 }
 
-/* The connection broke where the guest was stopped for a moment. */
-static void op_pay_cont(struct op *op)
-{
-    struct qmp_call_options options = {
-        .timeout_ms = (unsigned)op->plan->command_timeout_ms};
-    if (op->owes_cont && qmp_execute(vm_qmp(op->vm), "cont", NULL, &options,
-                                     NULL, NULL, NULL) == 0) {
-        op->owes_cont = false;
-    }
-}
-
 /*
  * A connection is open. While the claim is ours it must hold our id, or this
  * is not the QEMU that we left: started anew, or another one altogether.
