@@ -210,7 +210,7 @@ json_t *op_owner(void); /* who works on it: this process; new reference */
 void op_own(struct op *op, const json_t *records);
 void op_look_for_requests(struct op *op, uint64_t now_ms);
 
-/* act-guard.c: a new connection; a guest stood when the last one broke */
+/* act-guard.c: our QEMU is back, and its guest stood when it was lost */
 void op_pay_cont(struct op *op);
 
 /* op-marks.c */

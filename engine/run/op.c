@@ -455,7 +455,6 @@ static void op_on_vm(void *data, enum vm_state state, const struct err *err)
 static void op_identify(struct op *op)
 {
     bool claimed = false;
-    op_pay_cont(op);
     for (unsigned i = 0; op->marks != NULL && i < op->operation->n_steps; i++) {
         const struct step *step = &op->operation->steps[i];
         enum mark_status status = op_mark(op, step, ALL_DISKS)->status;
@@ -510,6 +509,7 @@ static void op_on_identity(void *data, const struct err *err, json_t *result)
          * what the journal calls done may be undone, so only back is safe.
          */
         op->undo_asked = op->undo_asked || (absent && op->recovered);
+        op_pay_cont(op);
         op_poke(op);
         op_turn(op);
         return;
@@ -585,8 +585,7 @@ static void op_on_vm_event(void *data, const char *name, const json_t *event)
 {
     struct op *op = data;
     if (strcmp(name, "RESUME") == 0 || strcmp(name, "WAKEUP") == 0) {
-        op->standstill = false;
-        op->owes_cont = false;
+        op->standstill = op->owes_cont = false;
     }
     if (op->operation->event != NULL && op->state != OP_PLANNING) {
         op->operation->event(op, name, event);
