@@ -34,6 +34,7 @@ struct clearing {
 };
 
 static void clear_begin(struct act *act);
+static void clear_paid(struct act *act);
 static void clear_on_jobs(struct act *act, const struct job_list *jobs);
 static void clear_on_reply(struct act *act, const struct err *err,
                            json_t *result);
@@ -77,6 +78,11 @@ void act_clear_job(struct act *act, enum name_what what, step_fn *then)
 }
 
 static void clear_begin(struct act *act)
+{
+    cancel_pay(act, clear_paid);
+}
+
+static void clear_paid(struct act *act)
 {
     struct clearing *clearing = act_scratch(act, sizeof(*clearing));
     clearing->since_ms = act_now_ms(act);
@@ -147,7 +153,8 @@ static void clear_on_reply(struct act *act, const struct err *err,
      * A refusal means that it changed meanwhile: a later look tells. At once
      * would be without end and without a pause where it is always refused.
      */
-    if (err != NULL && !clearing->dismissed && !clearing->cancelling.sent) {
+    bool unsent = !clearing->dismissed && !clearing->cancelling.sent;
+    if (err != NULL && (unsent || act_owes_cont(act))) {
         act_end(act, err);
         return;
     }

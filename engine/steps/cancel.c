@@ -18,6 +18,13 @@ static void cancel_on_replies(struct act *act, const struct err *err,
 static void cancel_on_cont(struct act *act, const struct err *err,
                            json_t *result);
 
+/* The guest runs. */
+static void cancel_over(struct act *act)
+{
+    act_set_owes_cont(act, false);
+    act_guard_disarm(act);
+}
+
 static struct cancelling *cancelling_of(struct act *act)
 {
     return act_scratch(act, sizeof(struct cancelling));
@@ -65,11 +72,14 @@ static void cancel_on_stopped(struct act *act, const struct err *err,
                               json_t *result)
 {
     (void)result;
-    if (err != NULL) {
-        cancelling_of(act)->then(act, err, NULL); /* the guard stays */
-    } else {
+    if (err == NULL) {
         cancel_send(act);
+        return;
     }
+    if (err->code == -EREMOTEIO) {
+        cancel_over(act);
+    } /* else it may stand: the guard stays */
+    cancelling_of(act)->then(act, err, NULL);
 }
 
 static void cancel_send(struct act *act)
@@ -99,19 +109,42 @@ static void cancel_on_replies(struct act *act, const struct err *err,
     act_qmp(act, "cont", NULL, cancel_on_cont);
 }
 
+static void pay_on_cont(struct act *act, const struct err *err, json_t *result)
+{
+    const struct cancelling *cancelling = cancelling_of(act);
+    (void)result;
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        cancel_over(act);
+        cancelling->paid(act);
+    }
+}
+
+void cancel_pay(struct act *act, step_fn *then)
+{
+    struct cancelling *cancelling = cancelling_of(act);
+    if (!act_owes_cont(act)) {
+        then(act);
+        return;
+    }
+    cancelling->paid = then;
+    act_qmp(act, "cont", NULL, pay_on_cont);
+}
+
 static void cancel_on_cont(struct act *act, const struct err *err,
                            json_t *result)
 {
     const struct cancelling *cancelling = cancelling_of(act);
     _cleanup_err_ struct err *error = NULL;
     if (err != NULL) {
-        act_warn(act, "the guest was stopped for a moment and does not go on:"
-                      " look at it, and resume it");
-        cancelling->then(act, err, NULL);
+        (void)err_set(&error, -EBUSY, "guest",
+                      "was stopped for a moment and does not go on: 'cont': %s",
+                      err->desc);
+        cancelling->then(act, error, NULL);
         return;
     }
-    act_set_owes_cont(act, false);
-    act_guard_disarm(act);
+    cancel_over(act);
     if (cancelling->refused) {
         (void)err_set(&error, -EREMOTEIO, cancelling->ids[0],
                       "job-cancel was refused");

@@ -18,6 +18,7 @@ struct cancelling {
     const char *const *ids;
     unsigned n_ids;
     act_reply_fn *then;
+    step_fn *paid;
     bool stops;   /* the guest, around it */
     bool sent;    /* job-cancel has been */
     bool refused; /* ... for one of them */
@@ -31,3 +32,6 @@ struct cancelling {
  */
 void cancel_jobs(struct act *act, const char *const *ids, unsigned n_ids,
                  bool writes, act_reply_fn *then);
+
+/* Goes on to 'then'; first it lets go on a guest that cancel_jobs() could not. */
+void cancel_pay(struct act *act, step_fn *then);

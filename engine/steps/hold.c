@@ -93,6 +93,9 @@ static void stop_on_reply(struct act *act, const struct err *err,
 {
     (void)result;
     if (err != NULL) {
+        if (err->code == -EREMOTEIO) {
+            act_guard_disarm(act); /* it runs */
+        }
         act_end(act, err);
     } else {
         stop_end(act, true);
