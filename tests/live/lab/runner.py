@@ -366,7 +366,7 @@ def main(argv=None):
     p = argparse.ArgumentParser(description="the live tests: real QEMU, real storage")
     p.add_argument("--list", action="store_true", help="names of the tests, nothing else")
     p.add_argument("-k", metavar="PATTERN", default="", help="only tests that match")
-    p.add_argument("--jobs", type=int, metavar="N", default=min(8, 2 * (os.cpu_count() or 1)),
+    p.add_argument("--jobs", type=int, metavar="N", default=min(8, 3 * (os.cpu_count() or 1)),
                    help="at a time: most of a test is waiting")
     p.add_argument("--qemu", metavar="PREFIX", help="a QEMU unpacked in a prefix")
     p.add_argument("--no-isolate", action="store_true",
