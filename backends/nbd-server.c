@@ -95,11 +95,16 @@ static int listen_nameless(int *ret_listening, int *ret_connected)
     return 0;
 }
 
-/* A shell: LISTEN_PID is the server's own, and that is known only there. */
+/*
+ * A shell: LISTEN_PID is the server's own, and that is known only there. It is
+ * told when the thread dies that has started it: one whose client goes before
+ * they have greeted each other would wait for another, for ever.
+ */
 static int spawn_with(int listening, char *const argv[], pid_t *ret)
 {
     static char script[] = "unset LISTEN_FDNAMES; "
-                           "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+                           "LISTEN_PID=$$ LISTEN_FDS=1 exec setpriv "
+                           "--pdeathsig TERM -- \"$0\" \"$@\"";
     static char shell[] = "sh", option[] = "-c";
     char *words[WORDS_MAX + 4] = {shell, option, script};
     for (unsigned i = 0; argv[i] != NULL; i++) {
@@ -117,6 +122,9 @@ static int spawn_with(int listening, char *const argv[], pid_t *ret)
     (void)posix_spawnattr_init(&attributes);
     int r = posix_spawn_file_actions_addopen(&actions, STDIN_FILENO,
                                              "/dev/null", O_RDONLY, 0);
+    r = r == 0 ? posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO,
+                                                  "/dev/null", O_WRONLY, 0)
+               : r;
     r = r == 0 ? posix_spawn_file_actions_adddup2(&actions, listening, FIRST_FD)
                : r;
     /* A group of its own: a terminal's interrupt is for us, not for it. */
