@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from . import check, guest
-from .proc import LabError, Proc, Timeout, run
+from .proc import SCALE, LabError, Proc, Timeout, run
 from .qmp import Qmp
 
 
@@ -173,17 +174,16 @@ class Vm:
         return self.wait_console(f"console line '{word}'", found, seconds)
 
     def wait_console(self, what, condition, seconds=30):
-        wait = seconds
+        deadline = time.monotonic() + seconds * SCALE
         while True:
             with self.changed:
                 value = condition()
                 if value:
                     return value
-                if wait <= 0:
+                if time.monotonic() > deadline:
                     raise Timeout(f"{self.name}: waited {seconds} s for {what}; "
                                   f"last lines {self.lines[-3:]}")
                 self.changed.wait(0.25)
-            wait -= 0.25
             if not self.proc.alive():
                 raise LabError(f"{self.name}: QEMU ended with "
                                f"{self.proc.popen.returncode}: {self.proc.tail()}")
