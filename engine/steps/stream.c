@@ -26,6 +26,7 @@ enum {
     FOLLOW_MS = 250,
     TELL_MS = 500,
     SETTLE_MS = 30000,
+    WEDGED_MS = 1000,
     STALL_MS = 5000, /* the engine's, while the guest still runs */
 };
 
@@ -40,8 +41,9 @@ struct following {
     bool ours; /* an earlier engine may have stopped the guest */
     bool gate; /* stream_gate(): the guest has been stopped already */
     bool cancelled;
-    bool completed;   /* the source has handed the guest over */
-    bool was_stopped; /* by us: it is to go on */
+    bool completed;     /* the source has handed the guest over */
+    bool was_stopped;   /* by us: it is to go on */
+    uint64_t wedged_ms; /* since when it is 'cancelling' */
 };
 
 static const char *text_of(const json_t *json, const char *key)
@@ -607,6 +609,22 @@ static void cancel_on_runstate(struct act *act, const struct err *err,
     }
 }
 
+/*
+ * Up to QEMU 7.2 at least a stream that is cancelled just as it stops the guest
+ * can wait for migrate-continue for ever (migration_maybe_pause() looks at its
+ * state, and sets it a moment later). In this state that only ends the wait:
+ * the guest goes on.
+ */
+static bool is_wedged(struct act *act)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    uint64_t now = act_now_ms(act);
+    if (f->wedged_ms == 0) {
+        f->wedged_ms = now;
+    }
+    return now - f->wedged_ms > WEDGED_MS;
+}
+
 static void cancel_on_info(struct act *act, const struct err *err,
                            json_t *result)
 {
@@ -626,6 +644,10 @@ static void cancel_on_info(struct act *act, const struct err *err,
     } else if (!f->cancelled) {
         f->cancelled = true;
         act_qmp(act, "migrate_cancel", NULL, cancel_on_reply);
+    } else if (str_eq(status, "cancelling") && is_wedged(act)) {
+        f->wedged_ms = act_now_ms(act);
+        act_qmp(act, "migrate-continue", json_pack("{s:s}", "state", status),
+                cancel_on_reply);
     } else {
         act_again_on_event(act, LOOK_MS, cancel_look);
     }

@@ -226,7 +226,9 @@ static void stream_tick(struct fake_vm *vm)
         device_tick(vm, reaches);
         break;
     case FAKE_CANCELLING:
-        end_badly(vm, FAKE_CANCELLED);
+        if (!vm->wedges) {
+            end_badly(vm, FAKE_CANCELLED);
+        }
         break;
     case FAKE_POSTCOPY:
         postcopy_tick(vm, reaches);
@@ -483,8 +485,13 @@ static json_t *yank(struct fake_vm *vm, const json_t *args)
 
 static json_t *migrate_continue(struct fake_vm *vm, const json_t *args)
 {
-    (void)args;
-    if (vm->stream.phase != FAKE_GATE) {
+    if (vm->stream.phase == FAKE_CANCELLING && vm->wedges &&
+        str_eq(text(args, "state"), "cancelling")) {
+        vm->wedges = false;
+        return json_object();
+    }
+    if (vm->stream.phase != FAKE_GATE ||
+        !str_eq(text(args, "state"), phase_name(FAKE_GATE))) {
         return fake_vm_refuse("Migration not in expected state: %s",
                               phase_name(vm->stream.phase));
     }

@@ -134,6 +134,7 @@ struct fake_vm {
     bool never_ends;      /* a mirror that was told to end does not */
     bool changes_jobs;    /* 8.2: block-job-change, and jobs tell of it */
     bool stays_behind;    /* then mirrors are READY, and never equal */
+    bool wedges;          /* a cancelled stream waits for migrate-continue */
     bool never_told;      /* that its peer has all: their cable is cut */
     bool loses_link;      /* ... while the memory follows by postcopy */
     bool lacks_postcopy;  /* the capability */

@@ -331,6 +331,20 @@ static bool starts_postcopy(void)
     return fake_qmp_count(qmps[0], "migrate-start-postcopy") == 1;
 }
 
+/* It is cancelled as it stops the guest, and QEMU waits for ever then. */
+Test(migrate, a_stream_that_does_not_end_is_told_to)
+{
+    two_disks();
+    fake_qmp_fault(qmps[0], "block-job-cancel", 0, FAKE_ERROR);
+    vms[0]->wedges = true;
+    run();
+    cr_assert_eq(outcome, QPIVOT_FAILED);
+    cr_assert_str_eq(store->violation, "");
+    cr_assert_eq(fake_qmp_count(qmps[0], "migrate-continue"), 1);
+    cr_assert_not(vms[0]->wedges);
+    cr_assert_eq(vms[0]->runstate, FAKE_RUNS);
+}
+
 Test(migrate, postcopy_is_in_the_plan)
 {
     two_disks();
