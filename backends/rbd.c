@@ -177,21 +177,36 @@ const struct backend_ops backend_rbd = {
     .bulk = &bulk_rbd,
 };
 
+struct monitor_reply {
+    char *out;
+    size_t length;
+    char *status;
+};
+
+static void monitor_reply_done(struct monitor_reply *reply)
+{
+    rados_buffer_free(reply->out);
+    rados_buffer_free(reply->status);
+}
+
+#define _cleanup_monitor_ _cleanup_(monitor_reply_done)
+
+static int monitor_command(const struct rbd_session *session,
+                           const char *command, struct monitor_reply *ret)
+{
+    size_t length = 0; /* of the words for people */
+    return rados_mon_command(session->cluster, &command, 1, "", 0, &ret->out,
+                             &ret->length, &ret->status, &length);
+}
+
 /*
  * OSDs alone answer on for a while, to who is connected already. Whatever a
  * monitor says, that it may not be asked this too, shows that it is there.
  */
 static int ask_monitor(const struct rbd_session *session, struct err **errp)
 {
-    const char *command = "{\"prefix\":\"fsid\"}";
-    char *out = NULL;
-    char *status = NULL;
-    size_t out_length = 0;
-    size_t status_length = 0;
-    int r = rados_mon_command(session->cluster, &command, 1, "", 0, &out,
-                              &out_length, &status, &status_length);
-    rados_buffer_free(out);
-    rados_buffer_free(status);
+    _cleanup_monitor_ struct monitor_reply reply = {0};
+    int r = monitor_command(session, "{\"prefix\":\"fsid\"}", &reply);
     return r == -ETIMEDOUT || r == -ENOTCONN || r == -ESHUTDOWN
                ? rbd_session_fail(session, r, "cannot ask a monitor", errp)
                : 0;
@@ -326,19 +341,15 @@ static void look_allocated(rbd_image_t image, struct volume_info *ret)
 static void look_space(const struct rbd_session *session,
                        struct volume_info *ret)
 {
-    const char *command = "{\"prefix\":\"df\",\"format\":\"json\"}";
-    char *out = NULL;
-    char *status = NULL;
-    size_t out_length = 0;
-    size_t status_length = 0;
-    int r = rados_mon_command(session->cluster, &command, 1, "", 0, &out,
-                              &out_length, &status, &status_length);
+    _cleanup_monitor_ struct monitor_reply reply = {0};
+    int r = monitor_command(session, "{\"prefix\":\"df\",\"format\":\"json\"}",
+                            &reply);
     if (r < 0) {
         rbd_session_doubt(session);
         return;
     }
-    json_auto_t *reply = json_loadb(out, out_length, 0, NULL);
-    const json_t *pools = json_object_get(reply, "pools");
+    json_auto_t *json = json_loadb(reply.out, reply.length, 0, NULL);
+    const json_t *pools = json_object_get(json, "pools");
     size_t i = 0;
     const json_t *pool = NULL;
     json_array_foreach(pools, i, pool) {
@@ -354,8 +365,6 @@ static void look_space(const struct rbd_session *session,
                            session->rbd->pool);
         }
     }
-    rados_buffer_free(out);
-    rados_buffer_free(status);
 }
 
 /*

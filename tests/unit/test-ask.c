@@ -92,18 +92,11 @@ static void setup(void)
 
 static void teardown(void)
 {
-    static const char *const names[] = {"journal.db", "journal.db-wal",
-                                        "journal.db-shm", "locks"};
     settle();
     let_go();
     journal = journal_close(journal);
     (void)uv_run(&loop, UV_RUN_DEFAULT);
     cr_assert_eq(uv_loop_close(&loop), 0);
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        _cleanup_free_ char *path = str_printf("%s/%s", dir, names[i]);
-        (void)unlink(path);
-    }
-    (void)rmdir(dir);
 }
 
 TestSuite(ask, .timeout = 20, .init = setup, .fini = teardown);

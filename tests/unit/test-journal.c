@@ -41,13 +41,6 @@ static void end(void)
     if (journal != NULL) {
         close_again();
     }
-    static const char *const names[] = {"journal.db", "journal.db-wal",
-                                        "journal.db-shm", "locks"};
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        _cleanup_free_ char *path = str_printf("%s/%s", dir, names[i]);
-        (void)unlink(path);
-    }
-    (void)rmdir(dir);
     (void)uv_loop_close(&loop);
 }
 

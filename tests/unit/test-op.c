@@ -194,13 +194,6 @@ static void end(void)
     fake_vm_free(vm);
     store_free(store);
     cr_assert_eq(uv_loop_close(&loop), 0);
-    static const char *const names[] = {"journal.db", "journal.db-wal",
-                                        "journal.db-shm", "locks"};
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        _cleanup_free_ char *path = str_printf("%s/%s", dir, names[i]);
-        (void)unlink(path);
-    }
-    (void)rmdir(dir);
 }
 
 TestSuite(op, .timeout = 30, .init = start, .fini = end);
