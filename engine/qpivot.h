@@ -115,6 +115,7 @@ enum qpivot_via {
     QPIVOT_VIA_DRIVE_MIRROR
 };
 
+/* TOP: the target of a linked clone stands on the base of its source. */
 enum qpivot_sync { QPIVOT_SYNC_AUTO = 0, QPIVOT_SYNC_FULL, QPIVOT_SYNC_TOP };
 
 /* Source and target are read and compared before the pivot. */

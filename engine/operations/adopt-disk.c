@@ -129,13 +129,14 @@ static int set_text(char **text, const char *value)
 static int fill_rest(struct plan_disk *disk)
 {
     char **const texts[] = {
-        &disk->device,     &disk->drive,       &disk->root,
-        &disk->replaces,   &disk->active,      &disk->protocol,
-        &disk->from,       &disk->from_format, &disk->source_identity,
-        &disk->to,         &disk->format,      &disk->legacy_name,
-        &disk->sync,       &disk->reason,      &disk->copy_mode,
-        &disk->how,        &disk->dst_node,    &disk->disk,
-        &disk->placeholder};
+        &disk->device,      &disk->drive,       &disk->root,
+        &disk->replaces,    &disk->active,      &disk->protocol,
+        &disk->from,        &disk->from_format, &disk->source_identity,
+        &disk->to,          &disk->format,      &disk->legacy_name,
+        &disk->sync,        &disk->reason,      &disk->copy_mode,
+        &disk->how,         &disk->dst_node,    &disk->disk,
+        &disk->placeholder, &disk->base,        &disk->base_file,
+        &disk->base_format};
     json_t **const arrays[] = {&disk->source_nodes, &disk->bitmaps,
                                &disk->known_bitmaps};
     json_t **const objects[] = {&disk->before, &disk->file_options,
@@ -287,8 +288,14 @@ static int fill_target(struct op *op, struct plan_disk *disk,
             json_pack("{s:s, s:s, s:o}", "driver", disk->format, "discard",
                       "unmap", "cache", cache_of(target));
         if (str_eq(disk->format, "qcow2")) {
+            const struct graph_node *base =
+                graph_child(graph, format, "backing");
             (void)json_object_set_new(disk->node_options, "backing",
-                                      json_null());
+                                      base != NULL ? json_string(base->name)
+                                                   : json_null());
+            if (base != NULL && set_text(&disk->base, base->name) < 0) {
+                return -ENOMEM;
+            }
         }
         fill_copy_options(disk, volume, target, image != NULL ? image : file);
     }
@@ -351,7 +358,8 @@ int adopt_disks(struct op *op, struct adopt *adopt, const struct graph *graph,
         r = disk->disk == NULL ? -ENOMEM : 0;
         r = r < 0 ? r : fill_device(disk, graph, device, id, found);
         r = r < 0 ? r : fill_target(op, disk, graph, id, found);
-        if (r == 0 && (set_text(&disk->sync, "full") < 0 ||
+        bool linked = plan_disk_keeps_base(disk);
+        if (r == 0 && (set_text(&disk->sync, linked ? "top" : "full") < 0 ||
                        set_text(&disk->copy_mode, "background") < 0)) {
             r = -ENOMEM;
         }

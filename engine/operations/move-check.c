@@ -22,6 +22,7 @@
 #include "vm/vm.h"
 
 static void check_users(struct op *op, const struct plan_disk *disk,
+                        const struct graph *graph,
                         const struct graph_disk *found);
 static void check_content(struct op *op, struct plan_disk *disk,
                           const struct graph_disk *found);
@@ -140,18 +141,15 @@ void move_check_pairs(struct op *op)
 }
 
 void move_check_source(struct op *op, struct plan_disk *disk,
+                       const struct graph *graph,
                        const struct graph_disk *found)
 {
     struct move_request *request = op_request(op);
     request->disks[disk->index].n_layers = found->n_layers;
-    check_users(op, disk, found);
+    check_users(op, disk, graph, found);
     check_content(op, disk, found);
     check_bitmaps(op, disk, found->active);
-    if (found->n_layers > 1) {
-        move_note(request,
-                  "%s: its backing chain of %u images becomes one image",
-                  disk->disk, found->n_layers);
-    }
+    move_look_base(op, disk, graph, found);
     if (found->device->io_status[0] != '\0' &&
         strcmp(found->device->io_status, "ok") != 0) {
         struct err *err = NULL;
@@ -164,7 +162,18 @@ void move_check_source(struct op *op, struct plan_disk *disk,
     }
 }
 
+/* Clones of one base read it side by side. */
+static bool shares_base_only(const struct graph *graph, unsigned device,
+                             const struct graph_disk *found)
+{
+    unsigned n = 0;
+    const struct graph_node *root = graph_devices(graph, &n)[device].root;
+    return root != NULL && !graph_reaches(graph, root, found->active) &&
+           !graph_reaches(graph, root, found->protocol);
+}
+
 static void check_users(struct op *op, const struct plan_disk *disk,
+                        const struct graph *graph,
                         const struct graph_disk *found)
 {
     struct move_request *request = op_request(op);
@@ -178,8 +187,10 @@ static void check_users(struct op *op, const struct plan_disk *disk,
             err_hint(&err, "wait for it, or see 'qpivot jobs'");
             break;
         case GRAPH_DEVICE:
-            (void)err_set(&err, -EBUSY, disk->disk,
-                          "device '%s' uses the same image", user->name);
+            if (!shares_base_only(graph, user->index, found)) {
+                (void)err_set(&err, -EBUSY, disk->disk,
+                              "device '%s' uses the same image", user->name);
+            }
             break;
         case GRAPH_EXPORT:
             if (op_plan(op)->undo_window_ms != 0) {

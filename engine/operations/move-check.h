@@ -38,7 +38,18 @@ void move_check_schema(struct op *op);
 void move_check_pairs(struct op *op);
 /* Also fills in what the check finds: bitmaps, layers. */
 void move_check_source(struct op *op, struct plan_disk *disk,
+                       const struct graph *graph,
                        const struct graph_disk *found);
+/* --- move-base.c --- */
+
+/* Of a backing chain: whether the target is to stand on it (--sync top). */
+void move_look_base(struct op *op, struct plan_disk *disk,
+                    const struct graph *graph, const struct graph_disk *found);
+/* Once the nodes are decided: what of the target speaks against it. */
+void move_decide_base(struct op *op, struct plan_disk *disk);
+
+/* --- */
+
 /* A target by itself, its format decided: whether it can become one. */
 int move_target_fits(const struct volume *volume,
                      const struct volume_info *info, struct err **errp);

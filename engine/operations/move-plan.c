@@ -209,7 +209,7 @@ static void look_disk(struct op *op, const struct graph *graph,
     } else if (move_fill_source(disk, graph, found) < 0) {
         problem(op, -ENOMEM, disk->disk, "out of memory");
     } else {
-        move_check_source(op, disk, found);
+        move_check_source(op, disk, graph, found);
         request->disks[disk->index].found = true;
     }
     err = NULL;
@@ -460,6 +460,7 @@ static void decide_disk(struct op *op, struct plan_disk *disk)
     if (looked->looked) {
         move_check_direct(op, disk, volume, &looked->target);
     }
+    move_decide_base(op, disk);
     decide_sync(op, disk);
     move_check_bitmap_targets(op, disk);
     plan->group = plan->group || json_array_size(disk->bitmaps) > 0;
@@ -555,7 +556,10 @@ static void decide_sync(struct op *op, struct plan_disk *disk)
     struct move_request *request = op_request(op);
     unsigned depth = request->disks[disk->index].n_layers;
     const char *sync = "full", *reason;
-    if (!disk->create) {
+    if (plan_disk_keeps_base(disk)) {
+        sync = "top";
+        reason = "as asked for: it stays on its base";
+    } else if (!disk->create) {
         reason = "the target held data before: every block is written";
     } else if (plan->has_target_is_zero && !disk->drive_mirror) {
         disk->target_is_zero = true;
@@ -568,11 +572,6 @@ static void decide_sync(struct op *op, struct plan_disk *disk)
         sync = "top";
         reason = "the new target reads as zeroes and the source has one"
                  " layer: all data without a pass of zeroes";
-    }
-    if (request->sync == QPIVOT_SYNC_TOP && depth > 1) {
-        problem(op, -ENOTSUP, disk->disk,
-                "sync=top keeps a backing chain, which a move cannot carry"
-                " yet; --sync full flattens it");
     }
     free(disk->sync);
     free(disk->reason);

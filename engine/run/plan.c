@@ -78,6 +78,10 @@ static const struct field disk_fields[] = {
     DISK_LATER(attach, FLAG),
     DISK_LATER(placeholder, TEXT),
     DISK_LATER(made_there, FLAG),
+    DISK_LATER(base, TEXT),
+    DISK_LATER(base_file, TEXT),
+    DISK_LATER(base_format, TEXT),
+    DISK_LATER(base_nodes, JSON),
 };
 
 static const struct field plan_fields[] = {
@@ -189,6 +193,28 @@ bool plan_disk_is_mirrored(const struct plan_disk *disk)
     const char *how = disk->how;
     return how == NULL || *how == '\0' || str_eq(how, "nbd") ||
            str_eq(how, "direct");
+}
+
+bool plan_disk_keeps_base(const struct plan_disk *disk)
+{
+    return disk->base != NULL && *disk->base != '\0';
+}
+
+json_t *plan_disk_former_nodes(const struct plan_disk *disk)
+{
+    json_t *names = json_array();
+    size_t i, k;
+    json_t *name, *base;
+    json_array_foreach(disk->source_nodes, i, name) {
+        bool stays = false;
+        json_array_foreach(disk->base_nodes, k, base) {
+            stays = stays || json_equal(base, name);
+        }
+        if (!stays) {
+            (void)json_array_append(names, name);
+        }
+    }
+    return names;
 }
 
 bool plan_disk_has_volume(const struct plan_disk *disk)

@@ -52,6 +52,11 @@ struct plan_disk {
     char *sync; /* "full" or "top" */
     bool target_is_zero;
     char *reason; /* why that sync, for people */
+    /* The image below the source that the target is to stand on, too. */
+    char *base;         /* its node, "": none, the target has all data */
+    char *base_file;    /* as the target's header is to name it */
+    char *base_format;  /* QEMU's driver */
+    json_t *base_nodes; /* of source_nodes: it and all below, which stay */
     char *copy_mode;
     bool may_write_block; /* its mirror is write-blocking, or may become so */
     /* another host: how it gets there */
@@ -64,6 +69,13 @@ struct plan_disk {
 
 /* Whether a mirror job copies it: all disks of a move, some of a migration. */
 bool plan_disk_is_mirrored(const struct plan_disk *disk);
+/* Whether the target is to stand on the source's base: sync=top. */
+bool plan_disk_keeps_base(const struct plan_disk *disk);
+/*
+ * Of source_nodes, in a new array, those that the guest's disk is without
+ * after the pivot; QEMU's own ('#') among them go with their parents.
+ */
+json_t *plan_disk_former_nodes(const struct plan_disk *disk);
 /* Whether a migration's 'to' is a volume, and not just a text for people. */
 bool plan_disk_has_volume(const struct plan_disk *disk);
 

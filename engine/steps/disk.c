@@ -286,10 +286,17 @@ json_t *disk_format_command(const char *op, const struct plan *plan,
     (void)plan;
     struct name id = name_of(op, disk->index, NAME_CREATE);
     struct name file = name_of(op, disk->index, NAME_FILE);
-    return json_pack("{s:s, s:{s:s, s:{s:s, s:s, s:I}}}", "execute",
-                     "blockdev-create", "arguments", "job-id", id.text,
-                     "options", "driver", disk->format, "file", file.text,
-                     "size", (json_int_t)disk->target_size);
+    json_t *options =
+        json_pack("{s:s, s:s, s:I}", "driver", disk->format, "file", file.text,
+                  "size", (json_int_t)disk->target_size);
+    if (plan_disk_keeps_base(disk)) {
+        (void)json_object_set_new(options, "backing-file",
+                                  json_string(disk->base_file));
+        (void)json_object_set_new(options, "backing-fmt",
+                                  json_string(disk->base_format));
+    }
+    return json_pack("{s:s, s:{s:s, s:o}}", "execute", "blockdev-create",
+                     "arguments", "job-id", id.text, "options", options);
 }
 
 static void format_on_dismissed(struct act *act, const struct err *err,
@@ -502,6 +509,9 @@ json_t *disk_blockdevs(const struct plan_disk *disk, const char *file_name,
 {
     json_t *file = with_members(disk->file_options, file_name, NULL);
     json_t *node = with_members(disk->node_options, node_name, file_name);
+    if (json_is_string(json_object_get(node, "backing"))) {
+        (void)json_object_del(node, "backing"); /* its header names it */
+    }
     if (json_is_true(json_object_get(disk->before, "read_only"))) {
         (void)json_object_set_new(file, "read-only", json_true());
         (void)json_object_set_new(node, "read-only", json_true());

@@ -133,7 +133,9 @@ static void start_on_graph(struct act *act, const struct err *err,
     if (act_is_repeated(act)) {
         /* An earlier try may have written: the target is not zero any more. */
         (void)json_object_del(args, "target-is-zero");
-        (void)json_object_set_new(args, "sync", json_string("full"));
+        if (!plan_disk_keeps_base(disk)) {
+            (void)json_object_set_new(args, "sync", json_string("full"));
+        }
     }
     act_qmp(act, disk->drive_mirror ? "drive-mirror" : "blockdev-mirror",
             json_incref(args), NULL);

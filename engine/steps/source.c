@@ -13,7 +13,7 @@ static void detach_next(struct act *act);
 enum { LOOK_AGAIN_MS = 500, LOOKS_MAX = 3 };
 
 struct detaching {
-    unsigned next; /* in plan_disk.source_nodes, which is top-down */
+    unsigned next; /* of plan_disk_former_nodes() */
     unsigned looks;
 };
 
@@ -28,7 +28,8 @@ static void detach_on_graph(struct act *act, const struct err *err,
         act_end(act, err);
         return;
     }
-    left = graph_deletable(graph, disk->source_nodes);
+    json_auto_t *names = plan_disk_former_nodes(disk);
+    left = graph_deletable(graph, names);
     struct detaching *detaching = act_scratch(act, sizeof(*detaching));
     if (json_array_size(left) > 0 && detaching != NULL &&
         ++detaching->looks < LOOKS_MAX) {
@@ -61,7 +62,7 @@ static void detach_on_reply(struct act *act, const struct err *err,
 static void detach_next(struct act *act)
 {
     struct detaching *detaching = act_scratch(act, sizeof(*detaching));
-    const json_t *names = act_disk(act)->source_nodes;
+    json_auto_t *names = plan_disk_former_nodes(act_disk(act));
     while (detaching != NULL && detaching->next < json_array_size(names)) {
         json_t *name = json_array_get(names, detaching->next++);
         if (json_string_value(name)[0] != '#') {
@@ -79,9 +80,10 @@ json_t *source_detach_command(const char *op, const struct plan *plan,
     (void)op;
     (void)plan;
     json_t *commands = json_array();
+    json_auto_t *names = plan_disk_former_nodes(disk);
     size_t i;
     json_t *name;
-    json_array_foreach(disk->source_nodes, i, name) {
+    json_array_foreach(names, i, name) {
         if (json_string_value(name)[0] != '#') {
             (void)json_array_append_new(
                 commands, json_pack("{s:s, s:{s:O}}", "execute", "blockdev-del",

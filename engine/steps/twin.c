@@ -54,7 +54,8 @@ static void yank_former(struct act *act)
     const struct plan *plan = act_plan(act);
     json_auto_t *names = json_array();
     for (unsigned i = 0; i < plan->n_disks; i++) {
-        (void)json_array_extend(names, plan->disks[i].source_nodes);
+        json_auto_t *former = plan_disk_former_nodes(&plan->disks[i]);
+        (void)json_array_extend(names, former);
     }
     vm_yank_only(act_vm(act), names);
 }
