@@ -23,9 +23,11 @@ enum {
     COMMIT_MS = 2000,
     LOOKS = 10,
     LOOK_MS = 100,
-    THAWS = 20,
-    THAWS_BLIND = 5,
-    THAW_MS = 200,
+    LOOKS_OVER = 30,
+    LOOKS_WEDGED = 10,
+    TICKS = 10,
+    TICKS_WEDGED = 5,
+    TICK_MS = 200,
     LINE_SIZE = 16384,
     MESSAGE_MAX = (JOBS_MAX + 2) * 112,
 };
@@ -34,6 +36,13 @@ enum {
 
 static const char cont_message[] =
     "{\"execute\":\"cont\",\"id\":\"" WATCHDOG_ID "c\"}\r\n";
+/*
+ * Up to QEMU 7.2 at least a stream that is cancelled just as it stops the guest
+ * can wait for this for ever: see steps/stream.c. Refused in any other state.
+ */
+static const char unwedge_message[] =
+    "{\"execute\":\"migrate-continue\",\"arguments\":"
+    "{\"state\":\"cancelling\"},\"id\":\"" WATCHDOG_ID "w\"}\r\n";
 
 struct watchdog {
     /*
@@ -51,6 +60,7 @@ struct guarded {
     size_t len;
     unsigned n_replies;
     unsigned limit_ms;
+    bool stream;  /* that is what it cancels */
     bool thaws;   /* a guest that a stream had stopped */
     bool lets_go; /* the guest, by the last command */
 };
@@ -109,6 +119,7 @@ static int arm_stream(int monitor_fd, int lifeline_fd, unsigned limit_ms,
         .len = sizeof(message) - 1,
         .n_replies = 1,
         .limit_ms = limit_ms,
+        .stream = true,
         .thaws = thaws,
     };
     if (monitor_fd < 0) {
@@ -288,9 +299,8 @@ static void drain(int fd, unsigned n_replies, bool to_the_end)
     }
 }
 
-/* Whether the reply of this id, a line, has the word in it, or the other. */
-static bool reply_has(int fd, const char *id, const char *word,
-                      const char *other)
+/* The reply of this id, a line that lives until the next call; or NULL. */
+static const char *reply_of(int fd, const char *id)
 {
     static char line[LINE_SIZE];
     size_t used = 0;
@@ -302,7 +312,7 @@ static bool reply_has(int fd, const char *id, const char *word,
         }
         ssize_t n = read(fd, line + used, 1);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-            return false;
+            return NULL;
         }
         if (n < 0) {
             continue;
@@ -310,39 +320,52 @@ static bool reply_has(int fd, const char *id, const char *word,
         if (line[used] == '\n') {
             line[used] = '\0';
             if (strstr(line, id) != NULL) {
-                return strstr(line, word) != NULL ||
-                       strstr(line, other) != NULL;
+                return line;
             }
             used = 0;
         } else if (used + 2 < LINE_SIZE) {
             used++; /* what is longer is none of ours */
         }
     }
-    return false;
+    return NULL;
+}
+
+static bool has(const char *reply, const char *word)
+{
+    return reply != NULL && strstr(reply, word) != NULL;
 }
 
 /*
- * The guest stands, and its stream is to be over: only where that is seen does
- * it go on here, for 'cont' works on a source that has handed it over, too.
- * Before a cancelled stream has let go of the guest, 'cont' is refused.
+ * A stream was cancelled: is that so, and does its guest go on? One that stands
+ * for postcopy goes on here only where the stream is seen to be over, for
+ * 'cont' works on a source that has handed it over, too. Before a cancelled
+ * stream has let go of the guest, 'cont' is refused.
  */
-static void thaw(const struct guarded *guarded)
+static void see_it_end(const struct guarded *guarded)
 {
     static const char ask[] =
         "{\"execute\":\"query-migrate\",\"id\":\"" WATCHDOG_ID "t\"}\r\n";
-    for (unsigned i = 0; guarded->thaws && i < THAWS; i++) {
+    unsigned wedged = 0;
+    for (unsigned i = 0; i < LOOKS_OVER; i++) {
         if (i > 0) {
             (void)poll(NULL, 0, LOOK_MS);
         }
         write_all(guarded->monitor, ask, sizeof(ask) - 1);
-        if (!reply_has(guarded->monitor, WATCHDOG_ID "t", "\"cancelled\"",
-                       "\"failed\"")) {
-            continue;
-        }
-        write_all(guarded->monitor, cont_message, sizeof(cont_message) - 1);
-        if (reply_has(guarded->monitor, WATCHDOG_ID "c", "\"return\"",
-                      "\"return\"")) {
-            return;
+        const char *reply = reply_of(guarded->monitor, WATCHDOG_ID "t");
+        bool cancelling = has(reply, "\"cancelling\"");
+        bool over = has(reply, "\"cancelled\"") || has(reply, "\"failed\"");
+        if (cancelling && ++wedged % LOOKS_WEDGED == 0) {
+            write_all(guarded->monitor, unwedge_message,
+                      sizeof(unwedge_message) - 1);
+            (void)reply_of(guarded->monitor, WATCHDOG_ID "w");
+        } else if (!cancelling && !guarded->thaws) {
+            return; /* QEMU itself lets it go on */
+        } else if (over) {
+            write_all(guarded->monitor, cont_message, sizeof(cont_message) - 1);
+            if (has(reply_of(guarded->monitor, WATCHDOG_ID "c"),
+                    "\"return\"")) {
+                return;
+            }
         }
     }
 }
@@ -362,15 +385,17 @@ static void settle(const struct guarded *guarded)
             (void)poll(NULL, 0, LOOK_MS);
         }
         write_all(guarded->monitor, ask, sizeof(ask) - 1);
-        if (!reply_has(guarded->monitor, WATCHDOG_ID "q", "\"pre-switchover\"",
-                       "\"pre-switchover\"")) {
-            thaw(guarded); /* it may fail yet */
+        if (!has(reply_of(guarded->monitor, WATCHDOG_ID "q"),
+                 "\"pre-switchover\"")) {
+            if (guarded->thaws) {
+                see_it_end(guarded); /* it may fail yet */
+            }
             return;
         }
     }
     write_all(guarded->monitor, guarded->message, guarded->len);
     drain(guarded->monitor, guarded->n_replies, false);
-    thaw(guarded);
+    see_it_end(guarded);
 }
 
 /* All but these: locks of the journal must not live on in here. */
@@ -396,6 +421,21 @@ static void close_others(int keep[3])
     (void)syscall(SYS_close_range, (unsigned)next, ~0U, 0U);
 }
 
+/*
+ * The engine only stands still, and has not committed: what QEMU says is not
+ * for this process to read. Both are refused where they have nothing to do.
+ */
+static void nudge(const struct guarded *guarded, unsigned tick)
+{
+    if (tick % TICKS_WEDGED == 0) {
+        write_all(guarded->monitor, unwedge_message,
+                  sizeof(unwedge_message) - 1);
+    }
+    if (guarded->thaws) {
+        write_all(guarded->monitor, cont_message, sizeof(cont_message) - 1);
+    }
+}
+
 static void guard(const struct guarded *guarded, int engine)
 {
     sigset_t all;
@@ -408,20 +448,17 @@ static void guard(const struct guarded *guarded, int engine)
     close_others(keep);
     int64_t end = now_ms() + limit_ms;
     bool acted = false, committed = false;
-    unsigned conts = guarded->thaws ? THAWS_BLIND : 0;
+    unsigned ticks = 0;
     for (;;) {
         struct pollfd data = {.fd = engine, .events = POLLIN};
         int64_t left = end - now_ms();
-        int timeout = acted && conts > 0   ? THAW_MS
-                      : acted || committed ? -1
-                      : left > 0           ? (int)left
-                                           : 0;
+        int timeout = acted && guarded->stream && ticks < TICKS ? TICK_MS
+                      : acted || committed                      ? -1
+                      : left > 0                                ? (int)left
+                                                                : 0;
         int n = poll(&data, 1, timeout);
         if (n == 0 && acted) {
-            /* Refused until the stream is over, and what that says is not
-             * for this process to read. The engine has not committed. */
-            write_all(monitor, cont_message, sizeof(cont_message) - 1);
-            conts--;
+            nudge(guarded, ++ticks);
             continue;
         }
         if (n == 0 && !committed) {
@@ -440,7 +477,9 @@ static void guard(const struct guarded *guarded, int engine)
                 write_all(monitor, guarded->message, guarded->len);
             }
             drain(monitor, guarded->n_replies, guarded->lets_go);
-            thaw(guarded);
+            if (guarded->stream) {
+                see_it_end(guarded);
+            }
             _exit(0);
         }
         for (ssize_t i = 0; i < got; i++) {

@@ -39,7 +39,8 @@ int watchdog_arm(int monitor_fd, int lifeline_fd, const char *const *jobs,
  * The same for a guest that stands before the switchover: migrate_cancel lets
  * it go on at the source. It must never come after migrate-continue: in the
  * state 'device' QEMU 7.2's source would run the guest on images that it has
- * given away, and aborts. See watchdog_commit().
+ * given away, and aborts. See watchdog_commit(). Where the cancelled stream
+ * waits for ever (QEMU 7.2) it is ended.
  */
 int watchdog_arm_stream(int monitor_fd, int lifeline_fd, unsigned limit_ms,
                         struct watchdog **ret, struct err **errp);

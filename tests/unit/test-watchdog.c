@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -335,7 +336,7 @@ Test(watchdog, a_guest_that_has_gone_by_postcopy_is_never_told_to_go_on)
     answer(&monitor, "{\"return\": {\"status\": \"postcopy-active\"},"
                      " \"id\": \"qpv-watchdog-q\"}\r\n");
     read_cancels(&monitor, 1, text);
-    for (unsigned i = 0; i < 19; i++) {
+    for (unsigned i = 0; i < 29; i++) {
         cr_assert_not(goes_on(&monitor, statuses[i % 4]), "%u", i);
     }
     answer(&monitor, "{\"return\": {\"status\": \"completed\"},"
@@ -359,6 +360,115 @@ Test(watchdog, a_guest_by_postcopy_goes_on_when_the_engine_stands_still)
     cr_assert_null(strstr(text, "query"), "the replies are the engine's");
     cr_assert_eq(watchdog_commit(guard), -ETIMEDOUT);
     guard = watchdog_disarm(guard);
+}
+
+static const char unwedge[] =
+    "\"migrate-continue\",\"arguments\":{\"state\":\"cancelling\"}";
+
+/* A guard whose engine has died, and what it asks of its cancelled stream. */
+static struct monitor cancelled_and_dead(bool thaws)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq((thaws ? watchdog_arm_postcopy : watchdog_arm_stream)(
+                     monitor.ours, -1, LONG_MS, &guard, NULL),
+                 0);
+    (void)watchdog_abandon(guard);
+    (void)close(monitor.ours);
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "migrate_cancel"));
+    answer(&monitor, "{\"return\": {}, \"id\": \"qpv-watchdog-0\"}\r\n");
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "query-migrate"));
+    return monitor;
+}
+
+static void answer_status(const struct monitor *monitor, const char *status)
+{
+    char reply[128];
+    (void)snprintf(reply, sizeof(reply),
+                   "{\"return\": {\"status\": \"%s\"}, \"id\":"
+                   " \"qpv-watchdog-t\"}\r\n",
+                   status);
+    answer(monitor, reply);
+}
+
+/* Says "cancelling" until it is told to go on; how often that was. */
+static unsigned wedge(const struct monitor *monitor)
+{
+    char text[2048] = "query-migrate";
+    unsigned asked = 0;
+    while (strstr(text, "query-migrate") != NULL && asked < 100) {
+        answer_status(monitor, "cancelling");
+        read_cancels(monitor, 1, text);
+        asked++;
+    }
+    cr_assert_not_null(strstr(text, unwedge), "%s", text);
+    answer(monitor, "{\"return\": {}, \"id\": \"qpv-watchdog-w\"}\r\n");
+    read_cancels(monitor, 1, text);
+    cr_assert_not_null(strstr(text, "query-migrate"));
+    return asked;
+}
+
+static void expect_end(const struct monitor *monitor)
+{
+    char byte;
+    struct pollfd data = {.fd = monitor->qemu, .events = POLLIN};
+    cr_assert_eq(poll(&data, 1, 10000), 1);
+    cr_assert_eq(read(monitor->qemu, &byte, 1), 0, "the guard has acted");
+}
+
+Test(watchdog, a_cancelled_stream_that_waits_for_ever_is_ended)
+{
+    struct monitor monitor = cancelled_and_dead(false);
+    cr_assert_gt(wedge(&monitor), 5, "it may only take its time");
+    answer_status(&monitor, "cancelled");
+    expect_end(&monitor); /* QEMU lets the guest go on */
+    monitor = cancelled_and_dead(false);
+    (void)wedge(&monitor);
+    (void)wedge(&monitor); /* the first came before it waited */
+    answer_status(&monitor, "cancelled");
+    expect_end(&monitor);
+}
+
+Test(watchdog, a_stream_that_is_cancelled_at_once_is_left_alone)
+{
+    struct monitor monitor = cancelled_and_dead(false);
+    answer_status(&monitor, "cancelling");
+    char text[2048];
+    read_cancels(&monitor, 1, text);
+    cr_assert_not_null(strstr(text, "query-migrate"));
+    answer_status(&monitor, "cancelled");
+    expect_end(&monitor);
+}
+
+Test(watchdog, a_guest_by_postcopy_goes_on_after_such_a_stream)
+{
+    struct monitor monitor = cancelled_and_dead(true);
+    (void)wedge(&monitor);
+    cr_assert(goes_on(&monitor, "cancelled"));
+    answer(&monitor, "{\"return\": {}, \"id\": \"qpv-watchdog-c\"}\r\n");
+    expect_end(&monitor);
+}
+
+/* Without an answer, as the replies are the engine's to read. */
+Test(watchdog, such_a_stream_ends_while_the_engine_stands_still)
+{
+    char text[2048];
+    struct watchdog *guard = NULL;
+    struct monitor monitor = monitor_open();
+    cr_assert_eq(watchdog_arm_stream(monitor.ours, -1, SHORT_MS, &guard, NULL),
+                 0);
+    read_cancels(&monitor, 3, text);
+    const char *cancel = strstr(text, "migrate_cancel");
+    const char *first = strstr(text, unwedge);
+    cr_assert(cancel != NULL && first != NULL && cancel < first, "%s", text);
+    cr_assert_not_null(strstr(first + 1, unwedge));
+    cr_assert_null(strstr(text, "query"), "the replies are the engine's");
+    cr_assert_eq(watchdog_commit(guard), -ETIMEDOUT);
+    guard = watchdog_disarm(guard);
+    expect_silence(&monitor);
 }
 
 Test(watchdog, committed_it_has_no_limit)
