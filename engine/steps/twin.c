@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "run/op.h"
 #include "steps/act-on.h"
+#include "vm/graph.h"
 #include "vm/vm.h"
 
 enum {
@@ -16,6 +17,8 @@ enum {
     TELL_MS = 1000,
     LOOK_MS = 250,
     BROKEN_LOOKS = 2,
+    PROOF_LOOKS = 50,
+    PROOF_MS = 100,
     /* write-blocking: so long may the former disk hold up a guest's write. */
     STALL_MS = 5000,
     NS_PER_US = 1000,
@@ -33,13 +36,16 @@ struct watched {
 };
 
 struct window {
-    bool based; /* 'operations' and 'time_ns' of the disks are set */
+    unsigned looks; /* at the graph */
+    bool based;     /* 'operations' and 'time_ns' of the disks are set */
     uint64_t ends_ms;
     uint64_t told_ms;
     struct watched disks[DISKS_MAX];
 };
 
 static void window_look(struct act *act);
+static void window_on_graph(struct act *act, const struct err *err,
+                            const struct graph *graph);
 static void window_on_jobs(struct act *act, const struct job_list *jobs);
 static void window_end(struct act *act, const char *why);
 
@@ -183,16 +189,67 @@ static const char *broken(const struct job *job, char why[WHY_MAX])
     return why;
 }
 
+struct checking {
+    unsigned broken; /* looks in a row */
+    unsigned looks;  /* at the graph */
+};
+
+/* The guest is on the target, and its mirror back copies onto the former disk. */
+static int prove_twin(const struct act *act, const struct graph *graph,
+                      const struct plan_disk *disk, struct err **errp)
+{
+    struct name twin = twin_name(act, disk->index);
+    struct name top = name_of(act_op_id(act), disk->index, NAME_TWIN_TOP);
+    struct name target = name_of(act_op_id(act), disk->index, NAME_TARGET);
+    struct graph_claim claim = {
+        .device = disk->device,
+        .target = target.text,
+        .source = disk->active,
+        .source_protocol = disk->protocol,
+        .job = twin.text,
+        .filter = top.text,
+        .copies_to = disk->active,
+    };
+    /* One that was unplugged is nobody's: its twin is all there is to see. */
+    bool unplugged =
+        *disk->device != '\0' && graph_find_device(graph, disk->device) == NULL;
+    return unplugged ? 0 : graph_proof(graph, &claim, errp);
+}
+
+static int prove_twins(const struct act *act, const struct graph *graph,
+                       struct err **errp)
+{
+    const struct plan *plan = act_plan(act);
+    int r = 0;
+    for (unsigned i = 0; r == 0 && i < plan->n_disks; i++) {
+        r = prove_twin(act, graph, &plan->disks[i], errp);
+    }
+    return r;
+}
+
+static void check_on_graph(struct act *act, const struct err *err,
+                           const struct graph *graph)
+{
+    struct checking *checking = act_scratch(act, sizeof(*checking));
+    _cleanup_err_ struct err *error = err_copy(err);
+    int r = err != NULL ? err->code : prove_twins(act, graph, &error);
+    if ((r == -EBUSY || r == -EAGAIN) && checking->looks++ < PROOF_LOOKS) {
+        act_again(act, PROOF_MS, twin_check);
+    } else {
+        act_end(act, error);
+    }
+}
+
 static void check_on_jobs(struct act *act, const struct job_list *jobs)
 {
     const struct plan *plan = act_plan(act);
     _cleanup_err_ struct err *err = NULL;
-    unsigned *looks = act_scratch(act, sizeof(*looks));
+    struct checking *checking = act_scratch(act, sizeof(*checking));
     char why[WHY_MAX];
     for (unsigned i = 0; i < plan->n_disks && err == NULL; i++) {
         const struct job *job = job_list_find(jobs, twin_name(act, i).text);
         if (broken(job, why) != NULL) {
-            if (looks != NULL && ++*looks < BROKEN_LOOKS) {
+            if (++checking->broken < BROKEN_LOOKS) {
                 return;
             }
             (void)err_set(&err, -EIO, plan->disks[i].disk,
@@ -201,11 +258,21 @@ static void check_on_jobs(struct act *act, const struct job_list *jobs)
             return; /* it has just been started */
         }
     }
-    act_end(act, err);
+    if (err != NULL) {
+        act_end(act, err);
+    } else {
+        act_graph(act, check_on_graph);
+    }
 }
 
 void twin_check(struct act *act)
 {
+    if (act_scratch(act, sizeof(struct checking)) == NULL) {
+        _cleanup_err_ struct err *err = NULL;
+        (void)err_set(&err, -ENOMEM, "undo window", "out of memory");
+        act_end(act, err);
+        return;
+    }
     yank_former(act);
     act_wait_jobs(act, check_on_jobs);
 }
@@ -431,7 +498,28 @@ void twin_window(struct act *act)
         window->ends_ms = act_now_ms(act) + left_ms(act);
     }
     yank_former(act);
-    window_look(act);
+    act_graph(act, window_on_graph);
+}
+
+/* Between two engines anybody may have had a hand in it. */
+static void window_on_graph(struct act *act, const struct err *err,
+                            const struct graph *graph)
+{
+    struct window *window = act_scratch(act, sizeof(*window));
+    _cleanup_err_ struct err *error = NULL;
+    int r = err != NULL ? -EAGAIN : prove_twins(act, graph, &error);
+    bool late = act_now_ms(act) >= window->ends_ms;
+    if (late) {
+        window_end(act, "its time is over");
+    } else if ((r == -EBUSY || r == -EAGAIN) && window->looks++ < PROOF_LOOKS) {
+        act_again(act, PROOF_MS, twin_window);
+    } else if (error != NULL) {
+        _cleanup_free_ char *why = err_text(error);
+        act_warn(act, "the undo window is closed: %s", why != NULL ? why : "");
+        window_end(act, "the former disk does not follow any more");
+    } else {
+        window_look(act);
+    }
 }
 
 static void window_end(struct act *act, const char *why)

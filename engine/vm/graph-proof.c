@@ -31,6 +31,8 @@ static int prove_apart(const struct graph *graph,
                        struct err **errp);
 static int prove_idle(const struct graph *graph,
                       const struct graph_claim *claim, struct err **errp);
+static int prove_copies(const struct graph *graph,
+                        const struct graph_claim *claim, struct err **errp);
 static void keep_used(const struct graph *graph, struct deletion *deletion);
 static void keep(struct deletion *deletion, uint32_t node, uint32_t *n);
 static json_t *in_order(const struct graph *graph, struct deletion *deletion);
@@ -142,7 +144,11 @@ static int prove(const struct graph *graph, const struct graph_claim *claim,
         return r;
     }
     r = prove_apart(graph, claim, device, object, errp);
-    return r < 0 ? r : prove_idle(graph, claim, errp);
+    if (r == 0) {
+        r = prove_idle(graph, claim, errp);
+    }
+    return r < 0 || claim->copies_to == NULL ? r
+                                             : prove_copies(graph, claim, errp);
 }
 
 /* Whether the replies tell of one and the same moment. */
@@ -258,6 +264,41 @@ static int prove_idle(const struct graph *graph,
     }
     _cleanup_free_ char *object = str_printf("node '%s'", target->name);
     return err_set(errp, -EBUSY, object, "job '%s' still uses it", job->id);
+}
+
+/* A job has an edge to each node that it was given, and more by its backends. */
+static int prove_copies(const struct graph *graph,
+                        const struct graph_claim *claim, struct err **errp)
+{
+    const struct graph_job *job = graph_find_job(graph, claim->job);
+    const struct graph_node *to = graph_find_node(graph, claim->copies_to);
+    _cleanup_free_ char *object = str_printf("job '%s'", claim->job);
+    const char *found = NULL;
+    if (object == NULL) {
+        return -ENOMEM;
+    }
+    if (job == NULL) {
+        return err_set(errp, -ENOENT, object, "QEMU has no such job");
+    }
+    if (graph->edges_from != GRAPH_EDGES_ALL) {
+        return 0;
+    }
+    uint32_t vertex = graph_vertex_of_job(graph, (uint32_t)(job - graph->jobs));
+    uint32_t e = graph->vertices[vertex].first_down;
+    for (; e != GRAPH_NONE; e = graph->edges[e].next_down) {
+        const struct graph_edge *edge = &graph->edges[e];
+        if (!str_eq(edge->role, "target") || edge->child >= graph->n_nodes) {
+            continue;
+        }
+        if (to != NULL && edge->child == to->index) {
+            return 0;
+        }
+        found = graph->nodes[edge->child].name;
+    }
+    return err_set(errp, -EBUSY, object, "it copies onto %s%s%s, not '%s'",
+                   found != NULL ? "node '" : "nothing",
+                   found != NULL ? found : "", found != NULL ? "'" : "",
+                   claim->copies_to);
 }
 
 /* What something uses that does not go itself has to stay, and all below. */

@@ -249,3 +249,46 @@ def test_there_is_no_way_back_to_a_disk_that_differs(lab):
     scene.assert_attached()
     scene.assert_tidy()
     scene.judge()
+
+
+@timeout(120)
+def test_there_is_no_way_back_by_a_mirror_that_goes_elsewhere(lab):
+    """Somebody else's, in our name: it is ready, and says so; that it copies
+    onto another disk only QEMU's graph tells."""
+    scene = Scene(lab, ["raw"])
+    target = volume(lab, "raw")
+    elsewhere = lab.path("elsewhere.raw")
+    with open(elsewhere, "wb") as f:
+        f.truncate(SIZE)
+    e = opened(scene, {"d0": target})
+    e.kill()
+    op = e.events[0]["op"]
+    twin, cmd = f"qpv-{op}-d0-twin", scene.vm.qmp.cmd
+    cmd("stop")
+    cmd("job-cancel", id=twin)
+    wait_for("the end of the twin", lambda: [
+        j for j in scene.vm.jobs() if j["id"] == twin and j["status"] == "concluded"], 20)
+    cmd("job-dismiss", id=twin)
+    cmd("blockdev-add", driver="raw", **{"node-name": "other"},
+        file={"driver": "file", "filename": elsewhere})
+    cmd("blockdev-mirror", **{
+        "job-id": twin, "device": f"qpv-{op}-d0", "target": "other", "sync": "none",
+        "copy-mode": "write-blocking", "auto-dismiss": False,
+        "filter-node-name": f"qpv-{op}-d0-twin-top"})
+    wait_for("the other mirror", lambda: [
+        j for j in scene.vm.jobs() if j["id"] == twin and j["status"] == "ready"], 20)
+    cmd("cont")
+    r = lab.qpivot.run("undo", op, "--json")
+    assert r.rc == 3, r
+    assert "copies onto node 'other'" in json.dumps(r.events), r
+    assert not [x for x in r.named("step") if x["step"] == "return-stop"], r
+    scene.now["d0"] = target
+    scene.assert_attached()
+    assert runs(scene)
+    r = lab.qpivot.run("recover", "--json")
+    assert r.rc == 0 and r.last["event"] == "done", r
+    cmd("blockdev-del", **{"node-name": "other"})
+    scene.vm.wait_writes(20)
+    scene.assert_attached()
+    scene.assert_tidy()
+    scene.judge()

@@ -350,6 +350,38 @@ Test(graph, running_mirror_is_another_user_of_the_disk)
     }
 }
 
+/* The recorded mirrors, as if each were one back onto a former disk. */
+static int prove_copies(const char *name, const char *root, const char *to,
+                        const char *job, const char *said)
+{
+    _cleanup_graph_ struct graph *graph = load(name);
+    _cleanup_err_ struct err *err = NULL;
+    struct graph_claim claim = {VD0, root, "q1", "f1", job, "mflt", to};
+    int r = graph_proof(graph, &claim, &err);
+    _cleanup_free_ char *text = r < 0 ? err_text(err) : NULL;
+    cr_assert(r == 0 || strstr(text, said) != NULL, "'%s' is not in '%s'", said,
+              text);
+    return r;
+}
+
+Test(graph, mirror_back_is_proved_by_what_it_copies_onto)
+{
+    cr_assert_eq(prove_copies("mirror-ready", "q0", "q1", "mj", ""), 0);
+    cr_assert_eq(prove_copies("throttle-ready", "q0", "q1", "mj", ""), 0);
+    cr_assert_eq(prove_copies("mirror-ready", "q0", "f1", "mj",
+                              "copies onto node 'q1', not 'f1'"),
+                 -EBUSY);
+    cr_assert_eq(prove_copies("mirror-ready", "q0", "q0", "mj",
+                              "copies onto node 'q1', not 'q0'"),
+                 -EBUSY);
+    cr_assert_eq(prove_copies("mirror-ready", "q0", "gone", "mj", "not 'gone'"),
+                 -EBUSY);
+    cr_assert_eq(prove_copies("mirror-ready", "q0", "q1", "other", "'mj'"),
+                 -EBUSY);
+    cr_assert_eq(prove_copies("blockdev", "q0", "q1", "mj", "no such job"),
+                 -ENOENT);
+}
+
 Test(graph, export_is_another_user_of_the_disk)
 {
     _cleanup_graph_ struct graph *graph = load("export");
