@@ -136,6 +136,14 @@ void bulk_doubt(const struct volume *volume)
     }
 }
 
+void bulk_doubt_uri(const char *uri)
+{
+    _cleanup_(volume_freep) struct volume *volume = NULL;
+    if (uri != NULL && volume_parse(uri, &volume, NULL) == 0) {
+        bulk_doubt(volume);
+    }
+}
+
 int bulk_clone(const struct volume *from, const struct volume *to,
                struct err **errp)
 {

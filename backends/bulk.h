@@ -133,6 +133,7 @@ int bulk_call(struct bulk *bulk, struct bulk_request *request,
 int bulk_hold(const struct volume *volume, void **ret, struct err **errp);
 void bulk_release(const struct volume *volume, void *held);
 void bulk_doubt(const struct volume *volume);
+void bulk_doubt_uri(const char *uri); /* NULL: of nothing */
 /* Lets the storage copy by itself; -ENOTSUP: nothing was done. */
 int bulk_clone(const struct volume *from, const struct volume *to,
                struct err **errp);

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "backends/backend.h"
 #include "backends/bulk.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -163,15 +162,6 @@ static bool is_late(const struct check *check, uint64_t now_ms)
             now_ms - check->passed_ms > request->stall_ms);
 }
 
-/* The thread may hang in what acts of the volume share: they get it no more. */
-static void doubt(const char *uri)
-{
-    _cleanup_(volume_freep) struct volume *volume = NULL;
-    if (uri != NULL && volume_parse(uri, &volume, NULL) == 0) {
-        bulk_doubt(volume);
-    }
-}
-
 /* Whether it was told to end: then its thread is not waited for for ever. */
 static bool is_ending(struct check *check, uint64_t now_ms)
 {
@@ -182,8 +172,9 @@ static bool is_ending(struct check *check, uint64_t now_ms)
         check->cancelled_ms = now_ms;
     } else if (now_ms - check->cancelled_ms > LEAVE_MS) {
         check->left = true;
-        doubt(check->work.request.source);
-        doubt(check->work.request.target);
+        /* It may hang in what acts of the volume share: they get it no more. */
+        bulk_doubt_uri(check->work.request.source);
+        bulk_doubt_uri(check->work.request.target);
         worker_leave(check->worker);
         uv_close((uv_handle_t *)&check->timer, check_on_closed);
     }

@@ -26,6 +26,7 @@ struct copy_options {
     const char *manifest;  /* copy: written; verify: checked; or NULL */
     uint64_t memory;       /* bytes of buffers; 0: 64 MiB */
     uint64_t speed;        /* bytes a second; 0: any */
+    uint64_t stall_ms;     /* it fails when nothing moves; 0: see copy.c */
     bool existing;         /* the target is there and is overwritten */
     bool force_share;      /* though somebody may write the source meanwhile */
     bool verify;           /* read the target back */
@@ -50,7 +51,11 @@ struct copy_callbacks {
 int copy_start(uv_loop_t *loop, const struct copy_options *options,
                const struct copy_callbacks *callbacks, struct copy **ret,
                struct err **errp);
-/* It ends soon, with -ECANCELED, and can be gone on with later. */
+/*
+ * It ends soon, with -ECANCELED, and can be gone on with later. Where storage
+ * never answers its thread is left: 'ended' comes in bounded time, and what is
+ * under way may still be done afterwards.
+ */
 void copy_cancel(struct copy *copy);
 /* "c" and 12 digits: of this pair, the same each time. */
 const char *copy_id(const struct copy *copy);

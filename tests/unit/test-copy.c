@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A copy whose thread hangs, as on a mount whose server is dead: it opens a
+ * pipe that nobody writes to.
+ */
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "bulk/copy.h"
+#include "fake/scratch.h"
+
+enum { SIZE = 3 << 20, SHORT_MS = 300, LONG_MS = 3600000 };
+
+static char dir[SCRATCH_PATH];
+static char volume[96];
+static char target[96];
+static char manifest[96];
+static char part[96]; /* as which a manifest is written */
+static uv_loop_t loop;
+static struct copy *copy;
+
+struct heard {
+    unsigned ended;
+    enum copy_outcome outcome;
+    int code;
+    char *text; /* of the error */
+    json_t *last;
+};
+
+static void setup(void)
+{
+    scratch_make("copy", dir);
+    (void)snprintf(volume, sizeof(volume), "%s/volume", dir);
+    (void)snprintf(target, sizeof(target), "%s/target", dir);
+    (void)snprintf(manifest, sizeof(manifest), "%s/manifest", dir);
+    (void)snprintf(part, sizeof(part), "%s/manifest.part", dir);
+    int fd = open(volume, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    cr_assert(fd >= 0 && ftruncate(fd, SIZE) == 0);
+    (void)close(fd);
+    cr_assert_eq(mkfifo(manifest, 0600), 0);
+    cr_assert_eq(mkfifo(part, 0600), 0);
+    cr_assert_eq(uv_loop_init(&loop), 0);
+}
+
+static void teardown(void)
+{
+    cr_assert_eq(uv_loop_close(&loop), 0, "something is still open");
+}
+
+TestSuite(copy, .init = setup, .fini = teardown, .timeout = 30);
+
+static void on_event(void *data, const json_t *event)
+{
+    struct heard *heard = data;
+    json_decref(heard->last);
+    heard->last = json_deep_copy(event);
+}
+
+static void on_ended(void *data, enum copy_outcome outcome,
+                     const struct err *err)
+{
+    struct heard *heard = data;
+    heard->ended++;
+    heard->outcome = outcome;
+    heard->code = err != NULL ? err->code : 0;
+    heard->text = err != NULL ? err_text(err) : NULL;
+}
+
+static void start(enum copy_kind kind, uint64_t stall_ms, struct heard *heard)
+{
+    struct copy_options options = {.kind = kind,
+                                   .source = volume,
+                                   .target = kind == COPY_COPY ? target : NULL,
+                                   .state_dir = dir,
+                                   .manifest = manifest,
+                                   .stall_ms = stall_ms};
+    struct copy_callbacks callbacks = {
+        .data = heard, .event = on_event, .ended = on_ended};
+    cr_assert_eq(copy_start(&loop, &options, &callbacks, &copy, NULL), 0);
+    cr_assert_eq(heard->ended, 0, "not from inside the call");
+}
+
+static void done(struct heard *heard)
+{
+    free(heard->text);
+    json_decref(heard->last);
+}
+
+static unsigned n_threads(void)
+{
+    unsigned n = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    cr_assert_not_null(tasks);
+    while (readdir(tasks) != NULL) {
+        n++;
+    }
+    (void)closedir(tasks);
+    return n;
+}
+
+/* The pipe's other end: what hangs goes on, and ends by itself. */
+static void release(const char *pipe, int flags, unsigned n_before)
+{
+    char bytes[512];
+    int fd = open(pipe, flags | O_CLOEXEC);
+    cr_assert_geq(fd, 0);
+    while (flags == O_RDONLY && read(fd, bytes, sizeof(bytes)) > 0) {
+    }
+    (void)close(fd);
+    while (n_threads() > n_before) {
+        (void)sched_yield();
+    }
+}
+
+Test(copy, a_comparison_that_hangs_fails_in_time)
+{
+    struct heard heard = {0};
+    unsigned n = n_threads();
+    start(COPY_VERIFY, SHORT_MS, &heard);
+    cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0, "it is waited for");
+    cr_assert_eq(heard.ended, 1);
+    cr_assert_eq(heard.outcome, COPY_FAILED);
+    cr_assert_eq(heard.code, -ETIMEDOUT);
+    cr_assert_not_null(strstr(heard.text, "does not answer"), "%s", heard.text);
+    cr_assert_str_eq(json_string_value(json_object_get(heard.last, "event")),
+                     "failed");
+    release(manifest, O_WRONLY, n);
+    cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0);
+    cr_assert_eq(heard.ended, 1);
+    done(&heard);
+}
+
+/* Its manifest is written last: what was copied is told. */
+Test(copy, a_copy_that_hangs_fails_in_time_and_tells_what_it_did)
+{
+    struct heard heard = {0};
+    unsigned n = n_threads();
+    start(COPY_COPY, SHORT_MS, &heard);
+    cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0, "it is waited for");
+    cr_assert_eq(heard.ended, 1);
+    cr_assert_eq(heard.outcome, COPY_FAILED);
+    cr_assert_eq(heard.code, -ETIMEDOUT);
+    cr_assert_eq(json_integer_value(json_object_get(heard.last, "size")), SIZE);
+    release(part, O_RDONLY, n);
+    done(&heard);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    copy_cancel(timer->data);
+    uv_close((uv_handle_t *)timer, NULL);
+}
+
+Test(copy, one_that_hangs_and_is_cancelled_ends)
+{
+    struct heard heard = {0};
+    uv_timer_t timer;
+    unsigned n = n_threads();
+    start(COPY_VERIFY, SHORT_MS, &heard);
+    (void)uv_timer_init(&loop, &timer);
+    timer.data = copy;
+    (void)uv_timer_start(&timer, on_timer, 0, 0);
+    cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0, "it is waited for");
+    cr_assert_eq(heard.ended, 1);
+    cr_assert_eq(heard.outcome, COPY_FAILED);
+    cr_assert(heard.code == -ECANCELED || heard.code == -ETIMEDOUT);
+    release(manifest, O_WRONLY, n);
+    done(&heard);
+}
+
+Test(copy, one_that_goes_on_is_let)
+{
+    struct heard heard = {0};
+    cr_assert_eq(unlink(manifest), 0);
+    cr_assert_eq(unlink(part), 0);
+    start(COPY_COPY, LONG_MS, &heard);
+    cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0);
+    cr_assert_eq(heard.outcome, COPY_DONE, "%s", heard.text);
+    cr_assert_eq(access(manifest, R_OK), 0);
+    done(&heard);
+}
