@@ -30,7 +30,7 @@ def kernel():
 def initramfs():
     """Builds the initramfs, or returns the one made from the same parts."""
     version = kernel().name.split("-", 1)[1]
-    modules = _with_dependencies(BUILD / "kernel/lib/modules" / version, MODULES)
+    modules = with_dependencies(MODULES)
     digest = hashlib.sha256(version.encode())
     digest.update((HERE / "writer.c").read_bytes())
     digest.update(Path(__file__).read_bytes())
@@ -42,7 +42,7 @@ def initramfs():
             run(["gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror",
                  "-pthread", "-o", init, HERE / "writer.c"])
             part = Path(tmp) / "image"
-            part.write_bytes(_cpio(init, modules))
+            part.write_bytes(cpio({"init": init}, modules))
             part.rename(image)
     return image
 
@@ -52,12 +52,13 @@ def prepare():
     return [f"guest: {kernel().name}, {initramfs().name}"]
 
 
-def _with_dependencies(top, names):
-    """Module files in load order.
+def with_dependencies(names):
+    """The kernel's files of the modules in load order.
 
     An unpacked package has no modules.dep (depmod writes it at installation),
     so the dependencies come from each module's own 'depends=' record.
     """
+    top = BUILD / "kernel/lib/modules" / kernel().name.split("-", 1)[1]
     files = {p.name[:-3].replace("-", "_"): p for p in top.rglob("*.ko")}
     order = []
 
@@ -76,7 +77,8 @@ def _with_dependencies(top, names):
     return order
 
 
-def _cpio(init, modules):
+def cpio(files, modules):
+    """An initramfs of programs {path: file} and the modules, with a list of these."""
     out = bytearray()
 
     def entry(name, mode, data=b"", rdev=(0, 0)):
@@ -89,7 +91,10 @@ def _cpio(init, modules):
 
     entry("dev", stat.S_IFDIR | 0o755)
     entry("dev/console", stat.S_IFCHR | 0o600, rdev=(5, 1))
-    entry("init", stat.S_IFREG | 0o755, init.read_bytes())
+    for folder in sorted({str(p) for f in files for p in Path(f).parents} - {"."}):
+        entry(folder, stat.S_IFDIR | 0o755)
+    for name, path in files.items():
+        entry(name, stat.S_IFREG | 0o755, Path(path).read_bytes())
     for m in modules:
         entry(m.name, stat.S_IFREG | 0o644, m.read_bytes())
     entry("modules.list", stat.S_IFREG | 0o644,

@@ -35,6 +35,7 @@ from .nbd import Nbd
 from .nfs import Nfs
 
 LIVE = Path(__file__).resolve().parents[1]
+SERVICES = {"ceph": Ceph, "nfs": Nfs}
 
 
 class Skip(Exception):
@@ -137,10 +138,10 @@ class Lab:
         proc.run(["mount", "-o", f"remount,size={size}", path])
 
 
-def discover(pattern):
-    sys.path.insert(0, str(LIVE))
+def discover(folder, pattern):
+    sys.path.insert(0, str(folder))
     tests = []
-    for f in sorted(LIVE.glob("test_*.py")):
+    for f in sorted(folder.glob("test_*.py")):
         module = importlib.import_module(f.stem)
         if not getattr(module, "ENABLED", True):
             continue
@@ -260,17 +261,17 @@ class Job:
 
 
 class Run:
-    def __init__(self, opts, tmp):
-        self.opts, self.tmp = opts, tmp
+    def __init__(self, opts, tmp, made, logs):
+        self.opts, self.tmp, self.made = opts, tmp, made
         self.install = qemu.Install(opts.qemu)
-        self.logs = self._logs()
+        self.logs = self._logs(logs)
         self.services, self.count = {}, {"ok": 0, "FAIL": 0, "skip": 0}
         self.running, self.interrupted, self.failed = {}, False, []
         self.ended = threading.Event()
 
-    def _logs(self):
+    def _logs(self, base):
         """The folder of the logs; one of its own for a run beside another."""
-        base = "logs" + ("-" + self.install.prefix.name if self.install.prefix else "")
+        base += ("-" + self.install.prefix.name if self.install.prefix else "")
         for n in itertools.count(1):
             path = guest.BUILD / (base if n == 1 else f"{base}-{n}")
             path.mkdir(parents=True, exist_ok=True)
@@ -284,7 +285,6 @@ class Run:
     def start_services(self, names):
         """All at the same time, each from a thread that lives as long as the
         run: the parent death signal comes when the *thread* ends that forked."""
-        made = {"ceph": Ceph, "nfs": Nfs}
         errors, up = {}, threading.Semaphore(0)
 
         def start(n, s):
@@ -297,7 +297,7 @@ class Run:
 
         t0 = time.monotonic()
         for n in names:
-            self.services[n] = made[n](os.path.join(self.tmp, n))
+            self.services[n] = self.made[n](os.path.join(self.tmp, n))
             threading.Thread(target=start, args=(n, self.services[n]), daemon=True).start()
         for _ in names:
             up.acquire()
@@ -362,11 +362,12 @@ class Run:
             print(f"     | log: {job.log}, {job.log.with_suffix('.d')}", flush=True)
 
 
-def main(argv=None):
+def main(argv=None, folder=LIVE, services=SERVICES, logs="logs",
+         jobs=min(8, 3 * (os.cpu_count() or 1))):
     p = argparse.ArgumentParser(description="the live tests: real QEMU, real storage")
     p.add_argument("--list", action="store_true", help="names of the tests, nothing else")
     p.add_argument("-k", metavar="PATTERN", default="", help="only tests that match")
-    p.add_argument("--jobs", type=int, metavar="N", default=min(8, 3 * (os.cpu_count() or 1)),
+    p.add_argument("--jobs", type=int, metavar="N", default=jobs,
                    help="at a time: most of a test is waiting")
     p.add_argument("--qemu", metavar="PREFIX", help="a QEMU unpacked in a prefix")
     p.add_argument("--no-isolate", action="store_true",
@@ -379,7 +380,7 @@ def main(argv=None):
     p.add_argument("--tail", type=int, default=25, metavar="N",
                    help="lines of a failed test's log to show")
     opts = p.parse_args(argv)
-    tests = discover(opts.k)
+    tests = discover(folder, opts.k)
     if opts.list:
         for name, _, _ in tests:
             print(name)
@@ -391,12 +392,12 @@ def main(argv=None):
     tmp, alive = isolate.folder("qpl-")
     if not opts.no_isolate and not isolate.enter():
         print("# no namespaces here: running in the system's own")
-    return execute(opts, tests, tmp)
+    return execute(opts, tests, tmp, services, logs)
 
 
-def execute(opts, tests, tmp):
+def execute(opts, tests, tmp, services, logs):
     isolate.adopt_orphans()
-    run = Run(opts, tmp)
+    run = Run(opts, tmp, services, logs)
 
     def interrupt(number, frame):
         if not run.interrupted:
