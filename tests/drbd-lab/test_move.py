@@ -1,0 +1,33 @@
+"""The disk of a running machine goes to DRBD and back."""
+
+from lab.runner import needs, timeout
+from lab.storage import FileVolume
+from nodes import SIZE, MiB
+from scene import DrbdVolume, Scene
+
+
+def there_and_back(lab, size):
+    scene = Scene(lab, size)
+    scene.a.run("drbdadm primary r0")
+    target, back = DrbdVolume(), FileVolume("/local/back.raw", direct=True)
+    for volume in (target, back):
+        scene.write()
+        scene.move(volume)
+        scene.assert_attached(volume)
+        scene.write()
+        scene.assert_equal() if volume is target else scene.assert_file(volume)
+    scene.a.run("drbdadm secondary r0")  # nothing holds it
+    return scene
+
+
+@needs("drbd")
+@timeout(180)
+def test_the_peer_holds_every_write(lab):
+    there_and_back(lab, SIZE)
+
+
+@needs("drbd")
+@timeout(180)
+def test_a_larger_device_is_filled_through_the_shim(lab):
+    scene = there_and_back(lab, 20 * MiB)
+    assert scene.vm.block("d0")["inserted"]["image"]["virtual-size"] == SIZE
