@@ -33,6 +33,7 @@ struct volume_work {
     uint64_t size;
     char *temp;
     char *identity;
+    char *state;
     volume_done_fn *cb;
     void *data;
     volume_left_fn *left; /* nobody listens: the volume is ours */
@@ -63,6 +64,7 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
     assert(request->temp != NULL ||
            (request->act != VOLUME_CREATE && request->act != VOLUME_PUBLISH));
     assert(request->identity != NULL || request->act != VOLUME_PUBLISH);
+    assert(request->state != NULL || request->act != VOLUME_DETACH);
     if (volume->busy) {
         return -EBUSY;
     }
@@ -81,8 +83,12 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
     if (request->identity != NULL) {
         work->identity = strdup(request->identity);
     }
+    if (request->state != NULL) {
+        work->state = strdup(request->state);
+    }
     if ((request->temp != NULL && work->temp == NULL) ||
-        (request->identity != NULL && work->identity == NULL)) {
+        (request->identity != NULL && work->identity == NULL) ||
+        (request->state != NULL && work->state == NULL)) {
         return -ENOMEM;
     }
     if (request->like != NULL) {
@@ -190,6 +196,14 @@ static int work_act(struct volume_work *work)
         return ops->secret == NULL
                    ? 0
                    : ops->secret(volume, &work->result.secret, &work->err);
+    case VOLUME_ATTACH:
+        return ops->attach == NULL
+                   ? 0
+                   : ops->attach(volume, &work->result.info, &work->err);
+    case VOLUME_DETACH:
+        return ops->detach == NULL
+                   ? 0
+                   : ops->detach(volume, work->state, &work->err);
     }
     return -EINVAL;
 }
@@ -208,6 +222,7 @@ static struct volume_work *work_free(struct volume_work *work)
     }
     free(work->temp);
     free(work->identity);
+    free(work->state);
     keep_unref(work->keep);
     (void)err_free(work->err);
     str_wipe_free(work->result.secret);

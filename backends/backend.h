@@ -78,6 +78,14 @@ struct volume_info {
      */
     char life[40];
     bool torn; /* answer: it is there, and its end cannot be read */
+    /*
+     * How it stands on this host, for detach to give back; "": QEMU can open
+     * it as it is, and attach has nothing to do.
+     */
+    char state[16];
+    /* probe, answer: why not every copy gets every write; "": each does. */
+    char degraded[96];
+    bool heals; /* ... which mends itself in a while */
 };
 
 enum backend_flags {
@@ -91,7 +99,7 @@ enum backend_flags {
 };
 
 struct backend_ops {
-    const char *scheme; /* "file", "nfs", "rbd", "block", "nbd" */
+    const char *scheme; /* "file", "nfs", "rbd", "block", "drbd", "nbd" */
     const char *title;  /* for messages: "NFS file" */
     const char *needs;  /* packages to build with; told where it is absent */
     unsigned flags;
@@ -125,8 +133,8 @@ struct backend_ops {
     /*
      * worker: one round trip to what holds the volume's last bytes, over a
      * connection that is not QEMU's; bounded, cheap, and no cache may answer.
-     * Fills in exists, size, identity, life and torn only. NULL: probe is as
-     * good.
+     * Fills in exists, size, identity, life, torn, degraded and heals only.
+     * NULL: probe is as good.
      */
     int (*answer)(struct volume *volume, struct volume_info *ret,
                   struct err **errp);
@@ -151,6 +159,18 @@ struct backend_ops {
      */
     int (*remove)(struct volume *volume, const char *temp, const char *identity,
                   struct err **errp);
+    /*
+     * worker: make it usable on this host: QEMU can open it for writing then;
+     * done already is success. What it changes, volume_info.state of a probe
+     * before it tells; ret as probe. NULL: it always is.
+     */
+    int (*attach)(struct volume *volume, struct volume_info *ret,
+                  struct err **errp);
+    /*
+     * worker: give that back: what 'state' was before. As it was already is
+     * success; -EBUSY when somebody has it open.
+     */
+    int (*detach)(struct volume *volume, const char *state, struct err **errp);
     /*
      * worker: the secret that QEMU needs, base64 text for object-add secret
      * with format=base64; *ret NULL if none is needed. The caller wipes and
@@ -188,6 +208,8 @@ enum volume_act {
     VOLUME_PUBLISH,
     VOLUME_REMOVE,
     VOLUME_SECRET,
+    VOLUME_ATTACH,
+    VOLUME_DETACH,
 };
 
 struct volume_request {
@@ -195,6 +217,7 @@ struct volume_request {
     uint64_t size;        /* create */
     const char *temp;     /* create, publish, remove; copied */
     const char *identity; /* publish, remove; copied */
+    const char *state;    /* detach; copied */
     /*
      * create: a local file whose user can open the new one too, because it
      * gets its owner, group and mode as far as we may; NULL: unknown. Copied.
@@ -206,7 +229,7 @@ struct volume_request {
 };
 
 struct volume_result {
-    struct volume_info info; /* probe, answer, create */
+    struct volume_info info; /* probe, answer, create, attach */
     char *secret;            /* secret; wiped and freed after the callback */
 };
 

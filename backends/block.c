@@ -9,7 +9,6 @@
  * QEMU 7.2 reports the file name that it was given, symbolic links as they
  * are; -drive file=/dev/x without a driver becomes host_device too.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -22,13 +21,12 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "bulk.h"
+#include "device.h"
 #include "direct.h"
 #include "lock.h"
 #include "registry.h"
 #include "uri.h"
 #include "volume.h"
-
-enum { LAST_BLOCK = 4096 }; /* a multiple of every device's own */
 
 struct block_volume {
     struct volume volume;
@@ -37,10 +35,6 @@ struct block_volume {
 
 static int look_device(const struct volume *volume, int fd, dev_t device,
                        struct volume_info *ret, struct err **errp);
-static void look_users(const char *path, dev_t device,
-                       struct volume_info *info);
-static bool look_holders(dev_t device, struct volume_info *info);
-static bool look_mounts(dev_t device, struct volume_info *info);
 
 static const struct block_volume *block_of(const struct volume *volume)
 {
@@ -138,7 +132,12 @@ static int block_probe(struct volume *volume, struct volume_info *ret,
     }
     _cleanup_close_ int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {
-        return volume_fail(errp, volume, -errno, "cannot open it");
+        int r = volume_fail(errp, volume, -errno, "cannot open it");
+        if (r == -EMEDIUMTYPE) {
+            err_hint(errp, "a DRBD device that is Secondary here: name it"
+                           " drbd:RESOURCE");
+        }
+        return r;
     }
     return look_device(volume, fd, st.st_rdev, ret, errp);
 }
@@ -155,12 +154,11 @@ static int block_answer(struct volume *volume, struct volume_info *ret,
         ioctl(fd, BLKGETSIZE64, &ret->size) < 0) {
         return volume_fail(errp, volume, -errno, "cannot open it");
     }
-    _cleanup_free_ void *block = NULL;
-    if (posix_memalign(&block, LAST_BLOCK, LAST_BLOCK) != 0) {
-        return -ENOMEM;
+    int torn = device_is_torn(fd, ret->size);
+    if (torn < 0) {
+        return torn;
     }
-    uint64_t last = ret->size > 0 ? (ret->size - 1) / LAST_BLOCK : 0;
-    ret->torn = pread(fd, block, LAST_BLOCK, (off_t)(last * LAST_BLOCK)) < 0;
+    ret->torn = torn != 0;
     ret->exists = true;
     (void)snprintf(ret->identity, sizeof(ret->identity), "block:%u:%u",
                    major(st.st_rdev), minor(st.st_rdev));
@@ -208,71 +206,6 @@ static int look_device(const struct volume *volume, int fd, dev_t device,
     }
     volume_info_format(ret, head, (size_t)n);
     lock_look(fd, ret);
-    look_users(path, device, ret);
+    device_look_users(path, device, ret);
     return 0;
-}
-
-/* The kernel's own users hold it exclusively; QEMU never does. */
-static void look_users(const char *path, dev_t device, struct volume_info *info)
-{
-    if (look_holders(device, info) || look_mounts(device, info)) {
-        return;
-    }
-    _cleanup_close_ int fd =
-        open(path, O_RDONLY | O_EXCL | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 && errno == EBUSY && !info->in_use) {
-        info->in_use = true;
-        (void)snprintf(info->in_use_by, sizeof(info->in_use_by),
-                       "a mounted partition, swap or another exclusive user");
-    }
-}
-
-/* Device mapper, MD and bcache on top of it. */
-static bool look_holders(dev_t device, struct volume_info *info)
-{
-    char path[64];
-    (void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/holders",
-                   major(device), minor(device));
-    DIR *directory = opendir(path);
-    if (directory == NULL) {
-        return false;
-    }
-    const struct dirent *entry = NULL;
-    do {
-        entry = readdir(directory);
-    } while (entry != NULL && entry->d_name[0] == '.');
-    if (entry != NULL) {
-        info->in_use = true;
-        (void)snprintf(info->in_use_by, sizeof(info->in_use_by),
-                       "device '%.64s'", entry->d_name);
-    }
-    (void)closedir(directory);
-    return entry != NULL;
-}
-
-/* proc(5): "36 35 98:0 /root /mount/point ..." */
-static bool look_mounts(dev_t device, struct volume_info *info)
-{
-    FILE *mounts = fopen("/proc/self/mountinfo", "re");
-    if (mounts == NULL) {
-        return false;
-    }
-    bool found = false;
-    _cleanup_free_ char *line = NULL;
-    size_t size = 0;
-    while (!found && getline(&line, &size, mounts) > 0) {
-        unsigned major_number = 0;
-        unsigned minor_number = 0;
-        char where[72] = "";
-        if (sscanf(line, "%*u %*u %u:%u %*s %71s", &major_number, &minor_number,
-                   where) == 3 &&
-            makedev(major_number, minor_number) == device) {
-            info->in_use = true;
-            (void)snprintf(info->in_use_by, sizeof(info->in_use_by),
-                           "the mount at '%s'", where);
-            found = true;
-        }
-    }
-    (void)fclose(mounts);
-    return found;
 }

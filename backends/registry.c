@@ -29,15 +29,15 @@ static const struct backend_ops absent_rbd = {
 static const struct backend_ops absent_nbd = {
     .scheme = "nbd", .title = "NBD export", .needs = "libnbd-dev"};
 #endif
-static const struct backend_ops absent_drbd = {
-    .scheme = "drbd", .title = "DRBD volume", .needs = "drbd-utils"};
 static const struct backend_ops absent_linstor = {
     .scheme = "linstor",
     .title = "LINSTOR resource",
     .needs = "libcurl4-openssl-dev and drbd-utils"};
 
 const struct backend_ops *const backends[] = {
-    &backend_file, &backend_block,
+    &backend_file,
+    &backend_drbd, /* before block: it knows its devices by their links */
+    &backend_block,
 #ifdef HAVE_NFS
     &backend_nfs,
 #else
@@ -53,7 +53,8 @@ const struct backend_ops *const backends[] = {
 #else
     &absent_nbd,
 #endif
-    &absent_drbd,  &absent_linstor, NULL,
+    &absent_linstor,
+    NULL,
 };
 
 static const struct backend_ops *extra;

@@ -10,6 +10,7 @@ void registry_add_for_tests(const struct backend_ops *ops);
 /* The backends, each in its own file; absent where the build lacks it. */
 extern const struct backend_ops backend_file;
 extern const struct backend_ops backend_block;
+extern const struct backend_ops backend_drbd;
 extern const struct backend_ops backend_nfs;
 extern const struct backend_ops backend_rbd;
 extern const struct backend_ops backend_nbd;

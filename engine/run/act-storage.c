@@ -209,9 +209,10 @@ bool act_leave_late(struct act *act, uint64_t now_ms)
     if (act->work == NULL || now_ms < act->work_until_ms) {
         return false;
     }
-    bool changes = act->working == VOLUME_CREATE ||
-                   act->working == VOLUME_PUBLISH ||
-                   act->working == VOLUME_REMOVE;
+    bool changes =
+        act->working == VOLUME_CREATE || act->working == VOLUME_PUBLISH ||
+        act->working == VOLUME_REMOVE || act->working == VOLUME_ATTACH ||
+        act->working == VOLUME_DETACH;
     _cleanup_err_ struct err *err = leave(act, changes);
     if (act->cancelled || changes) {
         act_free(act);

@@ -322,12 +322,17 @@ const struct graph_node *graph_opens(const struct graph *graph,
 {
     unsigned n = 0;
     const struct graph_node *nodes = graph_nodes(graph, &n);
+    _cleanup_free_ char *path = volume->ops->legacy_name != NULL
+                                    ? volume->ops->legacy_name(volume)
+                                    : NULL;
     for (unsigned i = 0; i < n; i++) {
         struct volume *open = NULL;
         if (volume_from_node(nodes[i].driver, nodes[i].filename, &open) < 0) {
             continue;
         }
-        bool same = str_eq(volume->name, open->name);
+        /* A device may be told by another kind of name: block:, drbd:. */
+        bool same = str_eq(volume->name, open->name) ||
+                    (path != NULL && str_eq(path, nodes[i].filename));
         volume_free(open);
         if (same) {
             return &nodes[i];

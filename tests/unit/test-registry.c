@@ -108,8 +108,6 @@ Test(registry, unknown_scheme_names_the_known_ones)
 
 Test(registry, absent_kind_tells_what_to_install)
 {
-    _cleanup_err_ struct err *drbd = refused("drbd:r0/0", -ENOTSUP);
-    cr_assert_not_null(strstr(drbd->hint, "drbd-utils"));
     _cleanup_err_ struct err *linstor =
         refused("linstor://c/g/r?node=n", -ENOTSUP);
     cr_assert_not_null(strstr(linstor->hint, "libcurl"));
