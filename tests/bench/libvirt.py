@@ -8,6 +8,7 @@ them, and the user that Debian's build insists on exists in there only.
 import os
 import socket
 import threading
+import uuid
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -27,7 +28,7 @@ stdio_handler = "file"
 """
 DAEMON_CONF = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\n'
 DOMAIN = """<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
-<name>{name}</name><memory unit='MiB'>96</memory><vcpu>1</vcpu>
+<name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>96</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type><kernel>{kernel}</kernel>
 <initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline></os>
 <features><acpi/></features><cpu mode='maximum'/>
@@ -59,12 +60,32 @@ class Libvirt:
         self.proc.wait_for("libvirtd", lambda: os.path.exists("/run/libvirt/libvirt-sock"))
         return self.virsh("version", seconds=60).splitlines()
 
+    uri = "qemu:///system"
+
     def virsh(self, *argv, **kw):
-        return run(["virsh", "-q", "-c", "qemu:///system", *argv], **kw)
+        return run(["virsh", "-q", "-c", self.uri, *argv], **kw)
 
     def stop(self):
         if hasattr(self, "proc"):
             self.proc.stop()
+
+
+class Elsewhere(Libvirt):
+    """A daemon of another host, as far as libvirt can see: folders and a UUID
+    of its own, the network and the temporary folder in common."""
+
+    def start(self):
+        self.tmp.mkdir()
+        (self.tmp / "qemu.conf").write_text(QEMU_CONF)
+        (self.tmp / "libvirtd.conf").write_text(
+            DAEMON_CONF + f'unix_sock_dir = "{self.tmp}"\nhost_uuid = "{uuid.uuid4()}"\n')
+        self.uri = f"qemu+unix:///system?socket={self.tmp}/libvirt-sock"
+        mounts = "".join(f"mount -t tmpfs tmpfs {d}; " for d in (*FOLDERS, "/run"))
+        self.proc = Proc(["unshare", "--mount", "sh", "-ec", mounts +
+                          f"cp {self.tmp}/*.conf /etc/libvirt; "
+                          "exec libvirtd -f /etc/libvirt/libvirtd.conf"],
+                         self.tmp / "libvirtd.log")
+        self.proc.wait_for("libvirtd", (self.tmp / "libvirt-sock").exists)
 
 
 def disk_xml(volume, serial=True):
@@ -119,31 +140,47 @@ class Domain(qemu.Vm):
         self.libvirt, self.install, self.name = libvirt, install, name
         self.tmp, self.disks = Path(tmp), [disk]
         self._state()
-        console = str(self.tmp / f"{name}.tty")
-        self.spare_path = str(self.tmp / f"{name}.spare")
-        self.qmp_path = self.second_path = self.spare_path
-        description = self.tmp / f"{name}.xml"
-        description.write_text(DOMAIN.format(
-            name=name, kernel=guest.kernel(), initrd=guest.initramfs(), console=console,
-            spare=self.spare_path, disk=disk_xml(disk.volume),
-            cmdline="console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check "
-            "mitigations=off qpl.disks=1 qpl.blocks=1024 qpl.pace=2 qpl.paused=0"))
+        description = self.describe(disk.volume)
         libvirt.virsh("create", "--paused", description)
-        self.proc = _Console(console, description)
         self._attach()
         libvirt.virsh("resume", name)
         self.wait_ready()
+
+    def describe(self, volume, where=""):
+        """The file of it, with sockets of its own for each host."""
+        self.tty = str(self.tmp / f"{self.name}{where}.tty")
+        self.spare_path = str(self.tmp / f"{self.name}{where}.spare")
+        self.qmp_path = self.second_path = self.spare_path
+        description = self.tmp / f"{self.name}{where}.xml"
+        description.write_text(DOMAIN.format(
+            name=self.name, uuid=uuid.uuid5(uuid.NAMESPACE_URL, str(self.tmp)),
+            kernel=guest.kernel(), initrd=guest.initramfs(), console=self.tty,
+            spare=self.spare_path, disk=disk_xml(volume),
+            cmdline="console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check "
+            "mitigations=off qpl.disks=1 qpl.blocks=1024 qpl.pace=2 qpl.paused=0"))
+        return description
 
     def _state(self):
         self.lines, self.changed = [], threading.Condition()
         self.stats, self.regions, self.boots, self.boot_report = {}, {}, 0, {}
 
-    def _attach(self):
+    def _attach(self, seconds=30):
+        wait_for("the console's socket", lambda: os.path.exists(self.tty), seconds)
+        self.proc = _Console(self.tty, self.tmp / f"{self.name}.xml")
         self.console = open(self.tmp / f"{self.name}.console", "ab")
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         wait_for("the monitor's socket", lambda: os.path.exists(self.spare_path))
         self.qmp = Qmp(self.spare_path, seconds=20)
+
+    def migrate(self, there, target):
+        """To another host's daemon; returns the domain that is there then."""
+        arrived = Arriving(self, there, target)
+        self.libvirt.virsh("migrate", "--live", "--copy-storage-all", "--xml",
+                           arrived.description, "--migrateuri", "tcp://127.0.0.1",
+                           self.name, there.uri, seconds=600)
+        self.proc.kill()
+        return arrived
 
     def _read(self):
         try:
@@ -173,3 +210,20 @@ class Domain(qemu.Vm):
         self.proc.kill()
         self.reader.join(5)
         self.console.close()
+
+
+class Arriving(Domain):
+    """The same domain at another host; attached to as soon as QEMU is there."""
+
+    def __init__(self, domain, there, target):
+        self.libvirt, self.install, self.name = there, domain.install, domain.name
+        self.tmp, self.disks = domain.tmp, domain.disks
+        self._state()
+        self.regions, self.boot_report = domain.regions, domain.boot_report
+        self.description = self.describe(target, "-there")
+        self.attaching = threading.Thread(target=self._attach, args=(600,), daemon=True)
+        self.attaching.start()
+
+    def wait_attached(self):
+        self.attaching.join(30)
+        return self
