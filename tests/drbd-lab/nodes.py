@@ -23,7 +23,8 @@ MiB = 1 << 20
 SIZE = 24 * MiB  # of the DRBD device
 INTERNAL = 40 * 1024  # of metadata behind it
 DEVICE = "/dev/drbd/by-res/r0/0"
-SHELL, MONITORS = 7000, (7001, 7002)  # the node's own ports
+# Ports of a node: of the lab's own, and monitors for the program on the other node.
+SHELL, MONITORS, PEERS = 7000, (7001, 7002), (7011, 7012)
 STATE = "grep ' 0: cs:' /proc/drbd || echo 0: none"
 HEALTHY = "cs:Connected ro:Secondary/Secondary ds:UpToDate/UpToDate"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "overlay", "drbd", "loop")
@@ -55,7 +56,7 @@ def ask(port, script, seconds):
 
 class Node:
     def __init__(self, name, peer, tmp, initramfs):
-        self.name, self.peer = name, peer
+        self.name, self.address = name, f"10.0.0.{1 + 'ab'.index(name)}"
         self.tmp = Path(tmp)
         self.data, local = self.tmp / f"{name}.data", self.tmp / f"{name}.local"
         with open(self.data, "wb") as f:

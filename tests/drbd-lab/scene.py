@@ -15,7 +15,7 @@ from lab.proc import LabError, wait_for
 from lab.qemu import Disk, Vm
 from lab.qmp import Qmp
 from lab.storage import FileVolume
-from nodes import DEVICE, HERE, MONITORS, SHELL, SIZE
+from nodes import DEVICE, HERE, MONITORS, PEERS, SHELL, SIZE
 
 RANDOM = "/local/random"
 
@@ -49,7 +49,9 @@ class Machine(Vm):
         command = ["qemu-system-x86_64", "-name", self.name, "-machine", "pc", "-accel", "tcg",
                    "-m", "16", "-nodefaults", "-no-user-config", "-display", "none",
                    "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
-                   "-qmp", f"tcp:0.0.0.0:{MONITORS[n]},server=on,wait=off", *argv]
+                   "-qmp", f"tcp:0.0.0.0:{MONITORS[n]},server=on,wait=off",
+                   "-qmp", f"tcp:0.0.0.0:{PEERS[n]},server=on,wait=off", *argv]
+        self.remote_path = f"tcp:{node.address}:{PEERS[n]}"
         for d in self.disks:
             command += d.argv()
         node.run(shlex.join([*command, "-daemonize", "-pidfile", f"/run/{self.name}.pid"]), 60)
@@ -112,6 +114,12 @@ class Engine(qpivot.Engine):
     def interrupt(self):
         self._signal("INT")
 
+    def stall(self):
+        self._signal("STOP")
+
+    def go_on(self):
+        self._signal("CONT")
+
     def kill(self):
         self._signal("KILL")
         self.wait(20)
@@ -140,16 +148,33 @@ class Qpivot(qpivot.Qpivot):
 class Scene:
     """Clean nodes, and a machine on node a with a disk of random data."""
 
-    def __init__(self, lab, size=SIZE):
+    def __init__(self, lab, size=SIZE, source=None, argv=("-S",)):
         self.lab, self.nodes = lab, lab.services["drbd"]
         self.a, self.b = self.nodes.a, self.nodes.b
         self.nodes.fresh()
         self.qpivot = Qpivot(lab, self.a)
         self.holds = bytearray(self.nodes.random[:size])
         self.number = 0
-        self.source = FileVolume("/local/source.raw", direct=True)
-        self.a.run(f"head -c {size} {RANDOM} >{self.source.path}")
-        self.vm = self.machine(self.a, self.source)
+        self.source = source or FileVolume("/local/source.raw", direct=True)
+        if source:
+            self.a.run("drbdadm primary r0")
+        self.a.run(f"head -c {size} {RANDOM} >{self.source.path} && sync")
+        self.vm = self.machine(self.a, self.source, argv=argv)
+
+    def start_move(self, target, *options, **kw):
+        return self.qpivot.start_move(self.vm, {"d0": target.uri()}, *options, **kw)
+
+    def write_amid(self, engine, event, unplug=False):
+        """A write after that event of an operation that waits for it; before
+        it the peer is lost, if that is wanted."""
+        engine.wait_event(event, lambda e: e.get("bytes", 1) > 0)
+        engine.stall()
+        assert self.vm.status() in ("running", "prelaunch"), "the pivot was before"
+        if unplug:
+            self.a.plug(False)
+            self.nodes.wait_state("ds:UpToDate/DUnknown", nodes=[self.a])
+        self.write()
+        engine.go_on()
 
     def machine(self, node, volume, n=0, argv=("-S",)):
         return self.lab.ends(Machine(node, [Disk("d0", volume)], n, argv))

@@ -31,3 +31,21 @@ def test_the_peer_holds_every_write(lab):
 def test_a_larger_device_is_filled_through_the_shim(lab):
     scene = there_and_back(lab, 20 * MiB)
     assert scene.vm.block("d0")["inserted"]["image"]["virtual-size"] == SIZE
+
+
+@needs("drbd")
+@timeout(240)
+def test_a_peer_that_is_lost_meanwhile_gets_all_later(lab):
+    """To QEMU a device without a peer is as good as any."""
+    scene = Scene(lab)
+    scene.a.run("drbdadm primary r0")
+    target = DrbdVolume()
+    e = scene.start_move(target, "--speed", "4M")
+    scene.write_amid(e, "progress", unplug=True)
+    assert e.wait().rc == 0, e.said()
+    scene.assert_attached(target)
+    scene.write()
+    scene.assert_equal(scene.a)
+    scene.a.plug(True)
+    scene.nodes.wait_state("cs:Connected", "ds:UpToDate/UpToDate")
+    scene.assert_equal()
