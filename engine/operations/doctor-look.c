@@ -104,6 +104,17 @@ static bool stream_is_over(const char *status)
     return status == NULL;
 }
 
+/* From QEMU 9 at least one that waits for a stream says so, too. */
+static void waits_on_reply(struct act *act, const struct err *err,
+                           json_t *result)
+{
+    const char *status = json_string_value(json_object_get(result, "status"));
+    if (err == NULL && str_eq(status, "inmigrate")) {
+        keep_text(&doctor_of(act)->stream, NULL);
+    }
+    act_end(act, err == NULL || err->code == -EREMOTEIO ? NULL : err);
+}
+
 static void stream_on_reply(struct act *act, const struct err *err,
                             json_t *result)
 {
@@ -111,7 +122,11 @@ static void stream_on_reply(struct act *act, const struct err *err,
     bool answered = err == NULL || err->code == -EREMOTEIO;
     /* A mirror that is taken away under it would lose the guest's writes. */
     keep_text(&doctor_of(act)->stream, stream_is_over(status) ? NULL : status);
-    act_end(act, answered ? NULL : err);
+    if (answered && str_eq(status, "setup")) {
+        act_qmp(act, "query-status", NULL, waits_on_reply);
+    } else {
+        act_end(act, answered ? NULL : err);
+    }
 }
 
 void doctor_look_stream(struct act *act)

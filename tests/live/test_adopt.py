@@ -256,6 +256,23 @@ def test_a_migration_without_its_journal(lab):
     pair.judge()
 
 
+@timeout(120)
+def test_a_destination_that_waits_is_no_migration(lab):
+    """Its engine is dead, its journal gone, and no stream has come: a QEMU 10
+    says 'setup' for as long as it waits, and doctor removes what is there."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    e = pair.start()
+    e.kill_at("incoming", "end")
+    shutil.rmtree(lab.qpivot.state)
+    op = e.events[0]["op"]
+    for vm in (pair.src, pair.dst):
+        r = lab.qpivot.run("doctor", "--qmp", vm.qmp_path, "--json", "--fix", "--op", op)
+        assert r.rc == 0 and r.last["items"] == [], r
+    assert pair.runs_at() == ["source"]
+    pair.vm.wait_writes(20)
+    pair.judge()
+
+
 @timeout(200)
 def test_a_paused_guest_that_was_sent_is_nobody_s_to_take_back(lab):
     """It may be the destination's only: there and at the source a person is

@@ -441,6 +441,21 @@ Test(doctor, leaves_all_while_the_guest_is_migrated)
     cr_expect_eq(doctor(true, OP), QPIVOT_DONE);
 }
 
+/* A QEMU >= 9 that waits for its first stream; a source that begins one. */
+Test(doctor, takes_one_that_waits_for_a_guest_for_no_migration)
+{
+    leave_move(false);
+    stream = "setup";
+    cr_expect_eq(doctor(true, OP), QPIVOT_PARKED);
+    cr_expect_str_eq(changes(), "");
+    vm->runstate = FAKE_INMIGRATE;
+    stream = "active";
+    cr_expect_eq(doctor(true, OP), QPIVOT_PARKED);
+    cr_expect_str_eq(changes(), "");
+    stream = "setup";
+    cr_expect_eq(doctor(true, OP), QPIVOT_DONE);
+}
+
 Test(doctor, tells_what_qemu_refuses)
 {
     leave_move(false);
