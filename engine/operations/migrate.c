@@ -233,6 +233,7 @@ static const struct step migrate_plan_steps[] = {
 
 static json_t *migrate_result(struct op *op);
 static void migrate_total(struct op *op, json_t *result);
+static void migrate_parked(struct op *op, struct err **error);
 static void migrate_on_event(struct op *op, const char *name,
                              const json_t *event);
 static void migrate_on_dst_event(struct op *op, const char *name,
@@ -248,6 +249,7 @@ const struct operation migrate_operation = {
     .decide = migrate_decide,
     .result = migrate_result,
     .total = migrate_total,
+    .parked = migrate_parked,
     .event = migrate_on_event,
     .dst_event = migrate_on_dst_event,
     .no_volumes = true,
@@ -391,6 +393,31 @@ static void see_phase(struct migrate_request *request, const char *status)
         request->continue_ns =
             request->continue_ns != 0 ? request->continue_ns : now;
         request->completed_ns = now;
+    }
+}
+
+/*
+ * Handed over, the guest is the destination's alone, whatever of its memory has
+ * not followed yet: with that QEMU it has ended, and no other may run it.
+ */
+static void migrate_parked(struct op *op, struct err **error)
+{
+    struct err *lost = NULL;
+    if (!op_pivoted(op) || vm_state(op_dst_vm(op)) != VM_GONE) {
+        return;
+    }
+    (void)err_set(&lost, -ESRCH, vm_name(op_dst_vm(op)),
+                  "the destination QEMU, which had the guest, is gone, and the"
+                  " guest has ended with it");
+    err_hint(&lost,
+             "its disks are the destination's, as it has left them: %sstart the"
+             " VM anew from these, never from the source's",
+             vm_state(op_vm(op)) == VM_GONE
+                 ? ""
+                 : "end the source QEMU, which must not run it again, and ");
+    if (lost != NULL) {
+        err_free(*error);
+        *error = lost;
     }
 }
 

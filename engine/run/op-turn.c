@@ -557,6 +557,9 @@ static void emit_end(struct op *op, enum op_state state)
 {
     double seconds = seconds_of(op);
     json_t *data = json_pack("{s:f}", "seconds", seconds);
+    if (state == OP_PARKED && op->operation->parked != NULL) {
+        op->operation->parked(op, &op->error);
+    }
     if (op->error != NULL) {
         (void)json_object_set_new(data, "error", err_to_json(op->error));
     }

@@ -48,6 +48,8 @@ struct operation {
     bool (*may_return)(const struct op *op);
     /* Adds to the result of an operation that is done; may be NULL. */
     void (*total)(struct op *op, json_t *result);
+    /* May say more definitely why it is parked, instead of *error; or NULL. */
+    void (*parked)(struct op *op, struct err **error);
     /*
      * Another process asks for 'word' (not "abort", which is the runner's);
      * -ENOTSUP for what it does not know. Called from the tick; NULL: none.

@@ -96,6 +96,16 @@ static void paging_on_there(struct act *act, const struct err *err,
     } else if (up &&
                (p->done_ms == 0 || act_now_ms(act) - p->done_ms < SETTLE_MS)) {
         act_again_on_event(act, FOLLOW_MS, paging_look);
+    } else if (vm_state(act_src_vm(act)) == VM_GONE) {
+        (void)err_set(&error, -ESRCH, vm_name(act_src_vm(act)),
+                      "the source QEMU is gone with a part of the guest's"
+                      " memory (its stream is '%s' at the destination): the"
+                      " guest cannot go on",
+                      status);
+        err_hint(&error, "its disks are the destination's: end the destination"
+                         " QEMU, and start the VM anew from these, never from"
+                         " the source's");
+        act_give_up(act, error);
     } else {
         (void)err_set(&error, -ENOLINK, vm_name(act_vm(act)),
                       "the guest's stream is '%s' there, and the source, which"

@@ -278,7 +278,21 @@ def test_a_destination_that_dies_while_the_memory_follows(lab):
     e = pair.start(*SLOWLY)
     following(e)
     pair.dst.proc.send(signal.SIGKILL)
-    r = e.wait(60)
-    assert r.rc == 3, r
+    for r in (e.wait(60), lab.qpivot.run("recover", "--json")):
+        assert r.rc == 3 and "the guest has ended with it" in r.error, r
+        assert "end the source QEMU" in r.error, r
     assert pair.src.running() and pair.src.status() == "finish-migrate"
     assert pair.runs_at() == []
+
+
+@timeout(240)
+def test_a_source_that_dies_while_the_memory_follows(lab):
+    """With a part of the guest: it cannot go on, and that is said, each time."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    e = pair.start(*SLOWLY)
+    following(e)
+    pair.src.proc.send(signal.SIGKILL)
+    for r in (e.wait(90), lab.qpivot.run("recover", "--json")):
+        assert r.rc == 3 and "the guest cannot go on" in r.error, r
+        assert "end the destination QEMU" in r.error, r
+    assert pair.dst.running()
