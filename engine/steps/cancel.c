@@ -109,12 +109,25 @@ static void cancel_on_replies(struct act *act, const struct err *err,
     act_qmp(act, "cont", NULL, cancel_on_cont);
 }
 
+/* In words that tell a person what is left to be done. */
+static struct err *still_stands(const struct err *err)
+{
+    struct err *error = NULL;
+    (void)err_set(&error, -EBUSY, "guest",
+                  "was stopped for a moment and does not go on: 'cont': %s",
+                  err->desc);
+    err_hint(&error, "'cont' in 'qpivot monitor' lets it go on");
+    return error;
+}
+
 static void pay_on_cont(struct act *act, const struct err *err, json_t *result)
 {
     const struct cancelling *cancelling = cancelling_of(act);
     (void)result;
     if (err != NULL) {
-        act_end(act, err);
+        _cleanup_err_ struct err *error =
+            err->code == -EREMOTEIO ? still_stands(err) : err_copy(err);
+        act_end(act, error != NULL ? error : err);
     } else {
         cancel_over(act);
         cancelling->paid(act);
@@ -138,10 +151,8 @@ static void cancel_on_cont(struct act *act, const struct err *err,
     const struct cancelling *cancelling = cancelling_of(act);
     _cleanup_err_ struct err *error = NULL;
     if (err != NULL) {
-        (void)err_set(&error, -EBUSY, "guest",
-                      "was stopped for a moment and does not go on: 'cont': %s",
-                      err->desc);
-        cancelling->then(act, error, NULL);
+        error = still_stands(err);
+        cancelling->then(act, error != NULL ? error : err, NULL);
         return;
     }
     cancel_over(act);

@@ -144,8 +144,8 @@ static void make_for(const struct making *making, const struct logged *at,
 
 /*
  * A guest that ran a moment ago, and that neither engine nor guard may let go
- * on ever again: it is parked with these words, and what comes later cannot
- * know who stopped it. No QEMU refuses that.
+ * on ever again: no QEMU refuses that. What comes later cannot know who stopped
+ * it: see judge_stood().
  */
 static bool stands_for_good(const struct making *making,
                             const struct logged *at)
@@ -170,10 +170,11 @@ static void command_cases(const struct making *making)
                          (struct fault){.kind = (enum fault_kind)kind});
             }
         }
-        if ((making->undoing || making->after_pivot) &&
-            !stands_for_good(making, at)) {
+        if (making->undoing || making->after_pivot) {
             make_for(making, at,
-                     (struct fault){.kind = FAULT_ERROR, .for_good = true});
+                     (struct fault){.kind = FAULT_ERROR,
+                                    .for_good = true,
+                                    .stands = stands_for_good(making, at)});
         }
     }
 }

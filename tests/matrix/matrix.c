@@ -230,6 +230,33 @@ static const char *judge_lost(char text[VERDICT_TEXT])
     return NULL;
 }
 
+/*
+ * It is parked with these very words, the guest paused; whoever recovers then
+ * takes all the rest back, and leaves to a person whether it is to run.
+ */
+static const char *judge_stood(char text[VERDICT_TEXT])
+{
+    struct world *world = &matrix.world;
+    const struct told *told = world->told;
+    struct scenario stood = *matrix.scenario;
+    stood.paused = true;
+    if (told->end != END_OUTCOME || told->outcome != QPIVOT_PARKED ||
+        !str_eq(told->state, "parked") ||
+        strstr(told->why, "was stopped for a moment and does not go on") ==
+            NULL) {
+        (void)snprintf(text, VERDICT_TEXT, "outcome %d, '%s': %.200s",
+                       (int)told->outcome, told->state, told->why);
+        return text;
+    }
+    if (world->vm->runstate != FAKE_PAUSED) {
+        return "the guest does not stand";
+    }
+    return verdict_is_safe(world, text) && recover_all(text) &&
+                   verdict_of_journal(world, &stood, text)
+               ? NULL
+               : text;
+}
+
 /* What is wrong after the case, or NULL; 'text' holds it. */
 static const char *judge(char text[VERDICT_TEXT])
 {
@@ -240,6 +267,9 @@ static const char *judge(char text[VERDICT_TEXT])
     }
     if (world->fault->loses_journal) {
         return judge_lost(text);
+    }
+    if (world->fault->stands) {
+        return judge_stood(text);
     }
     enum engine_end first = world->told->end;
     if (first == END_STUCK || first == END_ERROR || first == END_CRASH) {

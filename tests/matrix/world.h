@@ -94,6 +94,7 @@ struct fault {
     bool for_good;
     bool loses_journal; /* the engine that was killed: only QEMU knows */
     bool doctors;       /* ... and doctor is asked, nobody recovers */
+    bool stands;        /* the guest: nobody may let it go on, now or later */
     enum side side;     /* which QEMU's command */
     unsigned nth; /* of the command of that name, or of the storage's acts */
     const char *command;
