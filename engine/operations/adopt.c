@@ -17,8 +17,8 @@
 
 enum { COMMAND_TIMEOUT_MS = 30000, FREEZE_LIMIT_MS = 2000 };
 
-static step_fn look_claim, look_stream, look_capabilities, look_status,
-    look_objects, look_jobs, look_graph;
+static step_fn look_claim, look_stream, look_capabilities, look_parameters,
+    look_status, look_objects, look_jobs, look_graph;
 static void adopt_decide(struct op *op);
 
 /* clang-format off */
@@ -29,6 +29,8 @@ static const struct step adopt_steps[] = {
      look_stream, NULL, NULL, NULL, NULL, 0},
     {"look-capabilities", "see what a migration has switched on",
      look_capabilities, NULL, NULL, NULL, NULL, 0},
+    {"look-parameters", "see what limits a migration has set",
+     look_parameters, NULL, NULL, NULL, NULL, 0},
     {"look-status", "see whether the guest is here",
      look_status, NULL, NULL, NULL, NULL, 0},
     {"look-objects", "see which objects there are",
@@ -59,6 +61,7 @@ static void adopt_free(void *data)
     json_decref(adopt->objects);
     json_decref(adopt->block_jobs);
     json_decref(adopt->capabilities);
+    json_decref(adopt->parameters);
     err_free(adopt->unclear);
     free(adopt);
 }
@@ -167,6 +170,20 @@ static void capabilities_on_reply(struct act *act, const struct err *err,
 static void look_capabilities(struct act *act)
 {
     act_qmp(act, "query-migrate-capabilities", NULL, capabilities_on_reply);
+}
+
+static void parameters_on_reply(struct act *act, const struct err *err,
+                                json_t *result)
+{
+    struct adopt *adopt = adopt_of(act);
+    json_decref(adopt->parameters);
+    adopt->parameters = json_incref(result);
+    act_end(act, err);
+}
+
+static void look_parameters(struct act *act)
+{
+    act_qmp(act, "query-migrate-parameters", NULL, parameters_on_reply);
 }
 
 static void status_on_reply(struct act *act, const struct err *err,
@@ -440,11 +457,44 @@ static void tell_plan(struct op *op)
     op_emit(op, "plan", json_pack("{s:o, s:b}", "disks", disks, "adopted", 1));
 }
 
+/* Steals 'text', which may be NULL; "text, name", or NULL without memory. */
+static char *listed(char *text, const char *name)
+{
+    char *more = str_printf("%s%s%s", text != NULL ? text : "",
+                            text != NULL ? ", " : "", name);
+    free(text);
+    return more;
+}
+
+/* The values of what a migration may have set. */
+static char *list_parameters(const struct adopt *adopt)
+{
+    static const char *const names[] = {
+        "max-bandwidth",    "downtime-limit",    "max-postcopy-bandwidth",
+        "multifd-channels", "xbzrle-cache-size", "tls-creds",
+        "tls-hostname"};
+
+    char *text = NULL;
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        const json_t *value = json_object_get(adopt->parameters, names[i]);
+        const char *word = json_string_value(value);
+        _cleanup_free_ char *pair =
+            json_is_integer(value)
+                ? str_printf("%s=%lld", names[i],
+                             (long long)json_integer_value(value))
+            : word != NULL && *word != '\0'
+                ? str_printf("%s=%s", names[i], word)
+                : NULL;
+        text = pair != NULL ? listed(text, pair) : text;
+    }
+    return text;
+}
+
 /* Those of a migration's source stay: it is not known what they were before. */
-static void tell_capabilities(struct op *op, const struct adopt *adopt)
+static void tell_settings(struct op *op, const struct adopt *adopt)
 {
     const struct plan *plan = op_plan(op);
-    _cleanup_free_ char *names = NULL;
+    char *names = NULL;
     bool migrates = plan->n_disks == 0;
     size_t i;
     json_t *name;
@@ -452,20 +502,19 @@ static void tell_capabilities(struct op *op, const struct adopt *adopt)
         migrates = migrates || adopt->disks[k].client;
     }
     json_array_foreach(adopt->capabilities, i, name) {
-        char *more =
-            str_printf("%s%s%s", names != NULL ? names : "",
-                       names != NULL ? ", " : "", json_string_value(name));
-        free(names);
-        names = more;
+        names = listed(names, json_string_value(name));
     }
+    _cleanup_free_ char *values = list_parameters(adopt);
     _cleanup_free_ char *text =
         migrates && names != NULL
-            ? str_printf(
-                  "migration capabilities that are on in this QEMU stay"
-                  " so, and parameters such as max-bandwidth as they are:"
-                  " what they were before a migration is not known (%s)",
-                  names)
+            ? str_printf("migration capabilities that are on in this QEMU stay"
+                         " so (%s), and parameters as they are (%s): what they"
+                         " were before a migration is not known; set what is"
+                         " not yours by 'migrate-set-capabilities' and"
+                         " 'migrate-set-parameters'",
+                         names, values != NULL ? values : "none")
             : NULL;
+    free(names);
     if (text != NULL) {
         op_warn(op, text);
     }
@@ -528,7 +577,7 @@ static void adopt_decide(struct op *op)
                                   : why_back(adopt, plan);
     if (back != NULL) {
         (void)err_set(&why, -ECANCELED, adopt->holder, "goes back: %s", back);
-        tell_capabilities(op, adopt);
+        tell_settings(op, adopt);
         tell_objects(op, adopt);
     }
     if (op_adopt(op, &move_operation, adopt->holder, adopt->undo, why) < 0) {

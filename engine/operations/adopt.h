@@ -54,6 +54,7 @@ struct adopt {
     json_t *objects;
     json_t *block_jobs;
     json_t *capabilities; /* for migration, that are on: their names */
+    json_t *parameters;   /* for migration, as they are */
     struct adopt_disk disks[ADOPT_DISKS_MAX];
     bool verifies;       /* it has left something of --verify */
     struct err *unclear; /* why nobody can decide: a person must look */

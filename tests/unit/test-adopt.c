@@ -26,6 +26,7 @@ static bool ended;
 static enum qpivot_outcome outcome;
 static json_t *last; /* the last event */
 static const char *stream;
+static char warned[4096];
 
 static json_t *answer(void *data, const char *command, const json_t *args)
 {
@@ -59,6 +60,7 @@ static void start(void)
     act_on("object-add", json_pack("{s:s, s:s, s:s}", "qom-type", "secret",
                                    "id", "qpv-claim", "data", OP));
     stream = NULL;
+    *warned = '\0';
 }
 
 static void end(void)
@@ -83,6 +85,11 @@ static void on_event(void *data, const char *json)
     (void)data;
     json_decref(last);
     last = json_loads(json, 0, NULL);
+    const char *message = json_string_value(json_object_get(last, "message"));
+    if (message != NULL) {
+        size_t len = strlen(warned);
+        (void)snprintf(warned + len, sizeof(warned) - len, "%s\n", message);
+    }
 }
 
 static void on_ended(void *data, enum qpivot_outcome how)
@@ -235,4 +242,19 @@ Test(adopt, a_mirror_does_not_make_it_the_guest_s_that_was_sent)
     vm->runstate = FAKE_POSTMIGRATE;
     stream = "completed";
     parks("has handed the guest over", "never 'cont' here", "DESTINATION");
+}
+
+/* What they were before only the journal knew: a person is told all of it. */
+Test(adopt, the_settings_of_a_migration_are_told_with_their_values)
+{
+    act_on("migrate-set-capabilities",
+           json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability",
+                     "pause-before-switchover", "state", 1));
+    act_on("migrate-set-parameters",
+           json_pack("{s:i, s:s}", "max-bandwidth", 4321, "tls-hostname", ""));
+    cr_expect_eq(adopt(), QPIVOT_FAILED, "%s", said("desc"));
+    cr_expect_not_null(strstr(warned, "stay so (pause-before-switchover)"),
+                       "%s", warned);
+    cr_expect_not_null(strstr(warned, "max-bandwidth=4321"), "%s", warned);
+    cr_expect_null(strstr(warned, "tls-hostname"), "%s", warned);
 }
