@@ -64,7 +64,6 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
     assert(request->temp != NULL ||
            (request->act != VOLUME_CREATE && request->act != VOLUME_PUBLISH));
     assert(request->identity != NULL || request->act != VOLUME_PUBLISH);
-    assert(request->state != NULL || request->act != VOLUME_DETACH);
     if (volume->busy) {
         return -EBUSY;
     }

@@ -167,8 +167,9 @@ struct backend_ops {
     int (*attach)(struct volume *volume, struct volume_info *ret,
                   struct err **errp);
     /*
-     * worker: give that back: what 'state' was before. As it was already is
-     * success; -EBUSY when somebody has it open.
+     * worker: give that back: what 'state' was before. NULL: it is not needed
+     * on this host any more, but what was brought up stays up. As it was
+     * already is success; -EBUSY when somebody has it open.
      */
     int (*detach)(struct volume *volume, const char *state, struct err **errp);
     /*
@@ -217,7 +218,7 @@ struct volume_request {
     uint64_t size;        /* create */
     const char *temp;     /* create, publish, remove; copied */
     const char *identity; /* publish, remove; copied */
-    const char *state;    /* detach; copied */
+    const char *state;    /* detach; copied, may be NULL */
     /*
      * create: a local file whose user can open the new one too, because it
      * gets its owner, group and mode as far as we may; NULL: unknown. Copied.

@@ -265,6 +265,8 @@ static void source_on_volume(struct act *act, const struct err *err,
         looked->source = result->info;
         free(disk->source_identity);
         disk->source_identity = strdup(result->info.identity);
+        free(disk->from_state);
+        disk->from_state = strdup(result->info.state);
         looked->data = result->info.data;
         looked->block_size = result->info.block_size;
     }
@@ -431,6 +433,8 @@ static void decide_disk(struct op *op, struct plan_disk *disk)
         return;
     }
     disk->create = !looked->target.exists && !volume->existing;
+    free(disk->to_state);
+    disk->to_state = strdup(looked->target.state);
     bool qcow2 = volume->format_given ? volume->format == FORMAT_QCOW2
                  : disk->create
                      ? move_is_qcow2_name(volume->name) &&

@@ -9,6 +9,7 @@
 #include "operations/move-window.h"
 #include "run/claim.h"
 #include "steps/alive.h"
+#include "steps/attach.h"
 #include "steps/disk.h"
 #include "steps/hold.h"
 #include "steps/mirror.h"
@@ -34,6 +35,9 @@ static const struct step move_steps[] = {
      STEP_PER_DISK | STEP_STORAGE},
     {"target-publish", "give the target volume its name, unless it is taken",
      disk_publish, NULL, NULL, disk_is_created, NULL,
+     STEP_PER_DISK | STEP_STORAGE},
+    {"target-attach", "make the target volume usable on this host",
+     attach_run, attach_give_back, NULL, attach_is_needed, NULL,
      STEP_PER_DISK | STEP_STORAGE},
     {"target-secret", "give QEMU the secret that opens the target",
      disk_secret_add, disk_secret_del, NULL, disk_has_secret,
@@ -132,6 +136,9 @@ static const struct step move_steps[] = {
     {"source-detach", "close the former disk in QEMU",
      source_detach, NULL, NULL, NULL, source_detach_command,
      STEP_PER_DISK | STEP_TIDY},
+    {"source-release", "let go of the former disk on this host",
+     attach_let_go, NULL, NULL, attach_has_source, NULL,
+     STEP_PER_DISK | STEP_STORAGE},
     {"source-remove", "remove the former disk from its storage",
      source_remove, NULL, NULL, source_is_removed, NULL, STEP_PER_DISK},
     {"power-release", "let a guest's power-off end QEMU again",
@@ -177,6 +184,9 @@ static const struct step move_steps[] = {
     {"return-secret", "take the target's secret back",
      disk_secret_del, NULL, NULL, disk_has_secret, NULL,
      STEP_RETURN | STEP_PER_DISK | STEP_TIDY},
+    {"return-attach", "give back what made the target usable here",
+     attach_give_back, NULL, NULL, attach_is_needed, NULL,
+     STEP_RETURN | STEP_PER_DISK | STEP_STORAGE},
     {"return-remove", "remove the target volume, which we had made",
      disk_remove, NULL, NULL, disk_is_created, NULL,
      STEP_RETURN | STEP_PER_DISK | STEP_STORAGE},
@@ -295,6 +305,7 @@ static json_t *move_result(struct op *op)
                                       json_deep_copy(copied));
         }
         (void)set_fact(json, op, "mirror-ready", index, "seconds");
+        (void)set_fact(json, op, "source-release", index, "released");
         (void)json_object_set_new(json, "verify", json_string(plan->verify));
         add_verified(json, op, i);
         move_add_latency(op, disk, json);

@@ -78,6 +78,8 @@ static const struct field disk_fields[] = {
     DISK_LATER(attach, FLAG),
     DISK_LATER(placeholder, TEXT),
     DISK_LATER(made_there, FLAG),
+    DISK_LATER(from_state, TEXT),
+    DISK_LATER(to_state, TEXT),
     DISK_LATER(base, TEXT),
     DISK_LATER(base_file, TEXT),
     DISK_LATER(base_format, TEXT),

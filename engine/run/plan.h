@@ -33,10 +33,12 @@ struct plan_disk {
     json_t *bitmaps; /* [{"name","granularity","recording","persistent"}] */
     json_t *known_bitmaps; /* names of all that there were */
     uint64_t size;         /* virtual size in bytes */
+    char *from_state;      /* volume_info.state: what is to be let go, or "" */
     /* the target */
     char *to; /* URI */
     char *format;
     uint64_t target_size; /* what an existing target holds; == size if new */
+    char *to_state;       /* volume_info.state, to be given back, or "" */
     bool create;          /* we make the volume */
     bool make_format;     /* we write the qcow2 metadata */
     bool shim;            /* the target is larger: size= until the pivot */

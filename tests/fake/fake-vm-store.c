@@ -81,6 +81,11 @@ bool store_has(const struct store_volume *volume, unsigned number)
     return (volume->writes[number / 64] >> (number % 64) & 1) != 0;
 }
 
+bool store_is_usable(const struct store_volume *volume)
+{
+    return *volume->state == '\0' || str_eq(volume->state, STORE_USABLE);
+}
+
 void store_register(struct store *store)
 {
     shared = store;
@@ -161,6 +166,7 @@ static void fake_tell(const struct store_volume *found, struct volume_info *ret)
         ret->format_size = found->format_size;
         (void)snprintf(ret->identity, sizeof(ret->identity), "%s",
                        found->identity);
+        (void)snprintf(ret->state, sizeof(ret->state), "%s", found->state);
     }
 }
 
@@ -288,6 +294,50 @@ static int fake_remove(struct volume *volume, const char *temp,
     return r == 0 && fault == STORE_DONE_ERROR ? fault_error(volume, errp) : r;
 }
 
+static int fake_attach(struct volume *volume, struct volume_info *ret,
+                       struct err **errp)
+{
+    enum store_fault fault = next_fault();
+    struct store_volume *found = store_find(shared, fake_of(volume)->path);
+    if (is_not_done(fault)) {
+        return fault_error(volume, errp);
+    }
+    if (found == NULL) {
+        return err_set(errp, -ENOENT, volume->name, "is not there");
+    }
+    if (*found->state != '\0') {
+        (void)snprintf(found->state, sizeof(found->state), STORE_USABLE);
+    }
+    fake_tell(found, ret);
+    return fault == STORE_DONE_ERROR ? fault_error(volume, errp) : 0;
+}
+
+static int fake_detach(struct volume *volume, const char *state,
+                       struct err **errp)
+{
+    enum store_fault fault = next_fault();
+    struct store_volume *found = store_find(shared, fake_of(volume)->path);
+    if (is_not_done(fault)) {
+        return fault_error(volume, errp);
+    }
+    if (found == NULL || *found->state == '\0') {
+        (void)snprintf(shared->violation, sizeof(shared->violation),
+                       "volume %s was to be given back", volume->name);
+        return 0;
+    }
+    if (found->guest) {
+        (void)snprintf(shared->violation, sizeof(shared->violation),
+                       "volume %s was given back while a device used it",
+                       found->name);
+    }
+    if (found->open) {
+        return err_set(errp, -EBUSY, volume->name, "is in use");
+    }
+    (void)snprintf(found->state, sizeof(found->state), "%s",
+                   state != NULL ? state : STORE_UP);
+    return fault == STORE_DONE_ERROR ? fault_error(volume, errp) : 0;
+}
+
 static int fake_secret(struct volume *volume, char **ret, struct err **errp)
 {
     (void)errp;
@@ -340,5 +390,7 @@ static const struct backend_ops backend_fake = {
     .publish = fake_publish,
     .remove = fake_remove,
     .secret = fake_secret,
+    .attach = fake_attach,
+    .detach = fake_detach,
     .bulk = &bulk_none,
 };

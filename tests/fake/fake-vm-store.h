@@ -14,17 +14,24 @@ enum {
     STORE_VOLUMES = 16,
     STORE_WRITES = 16384,
     STORE_NAME = 64,
-    STORE_CALLS = 128
+    STORE_CALLS = 128,
+    STORE_STATE = 12
 };
+
+/* How a volume stands on the host, where that matters: volume_info.state. */
+#define STORE_DOWN "down"
+#define STORE_UP "up"
+#define STORE_USABLE "usable" /* only so QEMU can open it */
 
 struct store_volume {
     bool used;
     char name[STORE_NAME]; /* "/fake/..." */
     char identity[24];
     uint64_t size;
-    uint64_t format_size; /* of the qcow2 image in it, 0: raw */
-    bool open;            /* a node of the fake QEMU has it */
-    bool guest;           /* and a device reaches that node */
+    uint64_t format_size;    /* of the qcow2 image in it, 0: raw */
+    bool open;               /* a node of the fake QEMU has it */
+    bool guest;              /* and a device reaches that node */
+    char state[STORE_STATE]; /* "": it is always usable */
     uint64_t writes[STORE_WRITES / 64];
 };
 
@@ -63,6 +70,7 @@ struct store_volume *store_add(struct store *store, const char *name,
 
 void store_write(struct store_volume *volume, unsigned number);
 bool store_has(const struct store_volume *volume, unsigned number);
+bool store_is_usable(const struct store_volume *volume);
 
 /*
  * Instead of check_start(), whose --wrap calls this: a scratch image is a

@@ -275,6 +275,10 @@ static json_t *blockdev_add(struct fake_vm *vm, const json_t *args)
         return fake_vm_refuse("Could not open '%s': No such file or directory",
                               path);
     }
+    if (protocol && !store_is_usable(volume)) {
+        return fake_vm_refuse("Could not open '%s': Read-only file system",
+                              path);
+    }
     if (key != NULL && json_object_get(vm->objects, key) == NULL) {
         return fake_vm_refuse("No secret with id '%s'", key);
     }

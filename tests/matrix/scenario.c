@@ -41,6 +41,16 @@ const struct scenario scenarios[] = {
      .existing = true,
      .flags = QPIVOT_DELETE_SOURCE,
      .targets = {"fake:/fake/dst0?key=yes", "fake:/fake/dst1?existing=yes"}},
+    {.name = "attached", .operation = &move_operation,
+     .n_disks = 2, .thin_lost = 4,
+     .attached = true,
+     .targets = {"fake:/fake/dst0?existing=yes",
+                 "fake:/fake/dst1?existing=yes&key=yes"}},
+    {.name = "attached-window", .operation = &move_operation,
+     .n_disks = 1, .thin = 3, .thin_lost = 5,
+     .attached = true,
+     .window = true,
+     .targets = {"fake:/fake/dst0?existing=yes"}},
     {.name = "drive", .operation = &move_operation,
      .n_disks = 1, .thin = 3, .thin_lost = 4,
      .drive = true,
@@ -177,6 +187,11 @@ static bool in_images(const struct scenario *scenario)
     return scenario->bitmap && scenario_migrates(scenario);
 }
 
+const char *scenario_state(unsigned disk)
+{
+    return disk == 0 ? STORE_DOWN : STORE_UP;
+}
+
 static void add_volume(const struct scenario *scenario, struct world *world,
                        const char *path)
 {
@@ -235,6 +250,15 @@ void scenario_prepare(const struct scenario *scenario, struct world *world)
         path_of("src", i, path);
         add_volume(scenario, world, path);
         fake_vm_add_disk(world->vm, path, in_images(scenario), scenario->drive);
+    }
+    for (unsigned i = 0; scenario->attached && i < scenario->n_disks; i++) {
+        char path[STORE_NAME];
+        path_of("dst", i, path);
+        struct store_volume *target = store_add(world->store, path, SIZE);
+        (void)snprintf(target->state, STORE_STATE, "%s", scenario_state(i));
+        path_of("src", i, path);
+        struct store_volume *source = store_find(world->store, path);
+        (void)snprintf(source->state, STORE_STATE, STORE_USABLE);
     }
     if (scenario->existing) {
         (void)store_add(world->store, "/fake/dst1", SIZE);

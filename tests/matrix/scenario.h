@@ -23,13 +23,14 @@ struct scenario {
     bool drive;         /* the guest was started with -drive */
     bool bitmap;        /* the disks have one each that is to be carried */
     bool existing;      /* the last target is there before */
-    bool autostart;     /* the destination was started without -S */
-    bool old_state;     /* QEMU 10's way with a paused guest */
-    bool active;        /* QEMU 8.2: mirrors become write-blocking */
-    bool behind;        /* ... and are never equal */
-    bool cut;           /* between them, when the destination has all */
-    bool window;        /* with an undo window */
-    bool tls;           /* by certificates, of one client name only */
+    bool attached;  /* all targets are, and QEMU can open none as they are */
+    bool autostart; /* the destination was started without -S */
+    bool old_state; /* QEMU 10's way with a paused guest */
+    bool active;    /* QEMU 8.2: mirrors become write-blocking */
+    bool behind;    /* ... and are never equal */
+    bool cut;       /* between them, when the destination has all */
+    bool window;    /* with an undo window */
+    bool tls;       /* by certificates, of one client name only */
     unsigned flags;
     enum qpivot_via via;
     enum qpivot_verify_mode verify;
@@ -41,6 +42,8 @@ extern const struct scenario scenarios[];
 extern const unsigned n_scenarios;
 
 bool scenario_migrates(const struct scenario *scenario);
+/* How a disk's target stands when the operation begins, where 'attached'. */
+const char *scenario_state(unsigned disk);
 /* Fresh QEMUs and storage, as the operation finds them. */
 void scenario_prepare(const struct scenario *scenario, struct world *world);
 /* Runs an engine; 'timeout_ms' is the user's, 0 none. */

@@ -174,6 +174,39 @@ static bool made_is(struct world *world, const struct scenario *scenario,
     return true;
 }
 
+/*
+ * A target that was made usable is so, or as it was; a source that the guest
+ * has left is let go, or that it is not was told.
+ */
+static bool state_is(const struct world *world, const char *name,
+                     const char *wanted, bool may_stay, char text[VERDICT_TEXT])
+{
+    const struct store_volume *volume = store_find(world->store, name);
+    return volume == NULL || str_eq(volume->state, wanted) ||
+           (may_stay && str_eq(volume->state, STORE_USABLE)) ||
+           against(text, "volume %s is %s on this host, not %s", name,
+                   volume->state, wanted);
+}
+
+static bool states_are(const struct world *world,
+                       const struct scenario *scenario, bool moved,
+                       char text[VERDICT_TEXT])
+{
+    bool so = true;
+    for (unsigned i = 0; so && scenario->attached && i < scenario->n_disks;
+         i++) {
+        char source[STORE_NAME], target[STORE_NAME];
+        bool told = world->told->left || is_unplugged(world, i);
+        path_of("src", i, source);
+        path_of("dst", i, target);
+        so = state_is(world, target, moved ? STORE_USABLE : scenario_state(i),
+                      false, text) &&
+             state_is(world, source, moved ? STORE_UP : STORE_USABLE,
+                      moved && told, text);
+    }
+    return so;
+}
+
 static bool storage_is(struct world *world, const struct scenario *scenario,
                        bool moved, char text[VERDICT_TEXT])
 {
@@ -184,7 +217,8 @@ static bool storage_is(struct world *world, const struct scenario *scenario,
     unsigned n = 0;
     for (unsigned i = 0; i < scenario->n_disks; i++) {
         char source[STORE_NAME], target[STORE_NAME];
-        bool existing = scenario->existing && i == scenario->n_disks - 1;
+        bool existing = scenario->attached ||
+                        (scenario->existing && i == scenario->n_disks - 1);
         path_of("src", i, source);
         path_of("dst", i, target);
         bool has_source = store_find(world->store, source) != NULL;
@@ -202,7 +236,9 @@ static bool storage_is(struct world *world, const struct scenario *scenario,
     for (unsigned i = 0; i < STORE_VOLUMES; i++) {
         n -= world->store->volumes[i].used;
     }
-    return n == 0 || against(text, "a volume of ours is left on the storage");
+    return (n == 0 ||
+            against(text, "a volume of ours is left on the storage")) &&
+           states_are(world, scenario, moved, text);
 }
 
 /*

@@ -96,6 +96,9 @@ static bool came_later(const char *key)
         "postcopy_ms",
         "base",
         "base_file",
+        "from_state",
+        "to_state",
+        "allow_degraded",
         "base_format",
         "base_nodes",
     };
