@@ -74,7 +74,7 @@ class Node:
                 "-cpu", "max", "-accel", "tcg,thread=multi", "-m", "768", "-smp", "1",
                 "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-serial", "stdio", "-qmp", f"unix:{self.plug_path},server=on,wait=off",
-                "-kernel", guest.kernel(), "-initrd", initramfs, "-append",
+                "-kernel", guest.packed(), "-initrd", initramfs, "-append",
                 "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off "
                 f"tsc=reliable no_timer_check random.trust_cpu=on node={name}",
                 "-drive", f"if=virtio,format=raw,readonly=on,file.locking=off,"

@@ -111,7 +111,7 @@ class Vm:
         if boot:
             command += ["-kernel", str(guest.kernel()), "-initrd", str(guest.initramfs()),
                         "-append", "console=ttyS0 quiet loglevel=3 panic=-1 "
-                        "tsc=reliable no_timer_check mitigations=off "
+                        "tsc=reliable no_timer_check mitigations=off cryptomgr.notests "
                         f"qpl.disks={len(self.disks)} qpl.blocks={blocks} "
                         f"qpl.pace={pace} qpl.paused={int(paused)}"]
         else:
