@@ -71,6 +71,7 @@ struct volume_info {
     bool in_use;                /* somebody holds it open or locked */
     bool no_flush; /* its server takes no flush: a dead one is not noticed */
     char in_use_by[96]; /* who, as far as the storage tells */
+    unsigned holders; /* so many live ones have it open to write; 0: unknown */
     char identity[160]; /* compare whole; see each backend's head */
     /*
      * answer: changes when the server may have forgotten what it had taken

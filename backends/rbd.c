@@ -26,7 +26,10 @@ static int look_open(const struct rbd_session *session, rbd_image_t image,
                      struct volume_info *ret);
 static int look_identity(const struct rbd_session *session, rbd_image_t image,
                          struct volume_info *ret);
-static int look_watchers(rbd_image_t image, struct volume_info *ret);
+static int look_watchers(const struct rbd_session *session, rbd_image_t image,
+                         struct volume_info *ret);
+static unsigned count_answers(const struct rbd_session *session,
+                              rbd_image_t image);
 static void look_allocated(rbd_image_t image, struct volume_info *ret);
 static void look_space(const struct rbd_session *session,
                        struct volume_info *ret);
@@ -243,7 +246,7 @@ static int look_open(const struct rbd_session *session, rbd_image_t image,
         r = look_identity(session, image, ret);
     }
     if (r == 0) {
-        r = look_watchers(image, ret);
+        r = look_watchers(session, image, ret);
     }
     if (r < 0) {
         return r;
@@ -281,28 +284,58 @@ static int look_identity(const struct rbd_session *session, rbd_image_t image,
 
 /* Whoever has it open for writing watches its header (30 s after its death
  * still). */
-static int look_watchers(rbd_image_t image, struct volume_info *ret)
+static int look_watchers(const struct rbd_session *session, rbd_image_t image,
+                         struct volume_info *ret)
 {
     rbd_image_watcher_t watchers[16];
     size_t count = ARRAY_SIZE(watchers);
     int r = rbd_watchers_list(image, watchers, &count);
-    if (r == -ERANGE) {
-        ret->in_use = true;
-        (void)snprintf(ret->in_use_by, sizeof(ret->in_use_by), "%zu clients",
-                       count);
-        return 0;
-    }
-    if (r < 0) {
+    if (r < 0 && r != -ERANGE) {
         return r;
     }
-    if (count > 0) {
-        ret->in_use = true;
+    ret->in_use = count > 0;
+    if (r == -ERANGE) {
+        (void)snprintf(ret->in_use_by, sizeof(ret->in_use_by), "%zu clients",
+                       count);
+    } else if (count > 0) {
         (void)snprintf(ret->in_use_by, sizeof(ret->in_use_by),
                        "client.%lld at %.48s", (long long)watchers[0].id,
                        watchers[0].addr);
     }
-    rbd_watchers_list_cleanup(watchers, count);
+    if (r == 0) {
+        rbd_watchers_list_cleanup(watchers, count);
+    }
+    ret->holders = count > 1 ? count_answers(session, image) : (unsigned)count;
     return 0;
+}
+
+/*
+ * Of several watchers those that live: an empty notification has each of them
+ * read the header again, nothing more, and the dead do not answer (librbd,
+ * ImageWatcher::handle_notify). 0: unknown.
+ */
+static unsigned count_answers(const struct rbd_session *session,
+                              rbd_image_t image)
+{
+    enum { ANSWER_MS = 3000 };
+
+    char id[64] = "", object[80], *reply = NULL;
+    size_t length = 0, n_acks = 0, n_late = 0;
+    struct notify_ack_t *acks = NULL;
+    struct notify_timeout_t *late = NULL;
+    if (rbd_get_id(image, id, sizeof(id)) < 0) {
+        return 0;
+    }
+    (void)snprintf(object, sizeof(object), "rbd_header.%s", id);
+    int r =
+        rados_notify2(session->pool, object, "", 0, ANSWER_MS, &reply, &length);
+    if ((r == 0 || r == -ETIMEDOUT) && reply != NULL &&
+        rados_decode_notify_response(reply, length, &acks, &n_acks, &late,
+                                     &n_late) == 0) {
+        rados_free_notify_response(acks, n_acks, late);
+    }
+    rados_buffer_free(reply);
+    return (unsigned)n_acks;
 }
 
 static int add_extent(_unused_ uint64_t offset, size_t length, int exists,

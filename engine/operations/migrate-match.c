@@ -98,6 +98,8 @@ static void check_lost(struct op *op, const struct plan_disk *disk)
 
 /* --- disks --- */
 
+const char migrate_as_asked[] = "as asked for";
+
 /* What is done where nobody says; NULL where that would be a guess. */
 static const char *choose_how(enum migrate_same same, bool read_only,
                               const char **ret_reason)
@@ -121,7 +123,7 @@ static void decide_how(struct op *op, struct plan_disk *disk,
                        const struct graph_disk *there, bool read_only)
 {
     enum migrate_same same = migrate_same(op, disk, there->protocol);
-    const char *how = disk->how, *reason = "as asked for";
+    const char *how = disk->how, *reason = migrate_as_asked;
     if (*how == '\0') {
         how = choose_how(same, read_only, &reason);
     }

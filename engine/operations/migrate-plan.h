@@ -125,3 +125,7 @@ enum migrate_same migrate_same_name(const char *driver, const char *src,
 /* Whether a disk of the source is the same storage as 'there'. */
 enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
                                const struct graph_node *there);
+/* Of an RBD image that is to be shared by two hosts: ask its cluster. */
+step_when_fn migrate_is_shared_image;
+step_fn migrate_look_shared;
+extern const char migrate_as_asked[]; /* plan_disk.reason: the user said so */

@@ -9,8 +9,10 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "base/err.h"
 #include "base/str.h"
 #include "operations/migrate-plan.h"
+#include "run/op.h"
 #include "vm/graph.h"
 #include "vm/vm.h"
 
@@ -152,4 +154,66 @@ enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
     }
     return migrate_same_name(driver, filename, there->driver, there->filename,
                              are_on_one_host(op));
+}
+
+/* --- an image that both call the same --- */
+
+bool migrate_is_shared_image(const struct plan *plan,
+                             const struct plan_disk *disk)
+{
+    (void)plan;
+    return disk != NULL && str_eq(disk->how, "share") &&
+           !json_is_true(json_object_get(disk->before, "read_only")) &&
+           str_eq(json_string_value(
+                      json_object_get(disk->before, "protocol_driver")),
+                  "rbd");
+}
+
+/*
+ * Two clusters may have images of one name, mirrored ones do. Both QEMUs have
+ * it open by now, so that its cluster knows of two or it is not the same.
+ */
+static void shared_on_volume(struct act *act, const struct err *err,
+                             struct volume_result *result)
+{
+    struct op *op = act_op(act);
+    const struct plan_disk *disk = act_disk(act);
+    const char *why = err != NULL ? err->desc
+                      : result->info.holders == 0
+                          ? "nobody is known to have it open"
+                          : NULL;
+    if (why == NULL && result->info.holders < 2) {
+        migrate_problem(op, -EINVAL, disk->disk,
+                        "cannot be shared: one client of its cluster has '%s'"
+                        " open, not two: the destination's is another"
+                        " cluster's",
+                        disk->to);
+    } else if (why != NULL && str_eq(disk->reason, migrate_as_asked)) {
+        migrate_note(op_request(op),
+                     "%s: that it is the same image for both cannot be seen"
+                     " from here (%s) and is taken from you",
+                     disk->disk, why);
+    } else if (why != NULL) {
+        migrate_problem(op, -EINVAL, disk->disk,
+                        "whether '%s' is one image for both cannot be seen"
+                        " from here (%s): say by --disk %s=share or --disk"
+                        " %s=nbd",
+                        disk->to, why, disk->disk, disk->disk);
+    }
+    act_end(act, NULL);
+}
+
+void migrate_look_shared(struct act *act)
+{
+    const struct plan_disk *disk = act_disk(act);
+    struct volume_request probe = {.act = VOLUME_PROBE};
+    struct volume *volume = NULL;
+    const char *filename =
+        json_string_value(json_object_get(disk->before, "protocol_filename"));
+    if (are_on_one_host(act_op(act)) || filename == NULL ||
+        volume_from_node("rbd", filename, &volume) < 0) {
+        act_end(act, NULL);
+    } else {
+        act_storage(act, act_own_volume(act, volume), &probe, shared_on_volume);
+    }
 }

@@ -5,10 +5,12 @@ import os
 import re
 import signal
 
+from lab.ceph import Ceph
 from lab.pair import Pair
 from lab.proc import wait_for
 from lab.runner import needs, timeout
-from lab.scene import volume
+from lab.scene import SIZE, volume
+from lab.storage import RbdVolume
 
 # Slow enough to be met in the middle; the guest must write less than that.
 SLOW = ("--bandwidth", "4M")
@@ -78,6 +80,30 @@ def test_mixed_disks(lab):
     assert {d: x["how"] for d, x in r.disks.items()} == {
         "d0": "share", "d1": "share", "d2": "nbd", "d3": "nbd"}, r.disks
     assert_gone_over(pair, r)
+
+
+@needs("ceph")
+@timeout(150)
+def test_an_image_of_the_same_name_in_another_cluster(lab):
+    """Each host has its own /etc/ceph/ceph.conf: an image of one name is the
+    same only where its cluster knows of two clients that have it open."""
+    pair = Pair(lab, ["rbd"])
+    apart = ["unshare", "--mount", "--"]
+    pair.wait(prefix=apart)
+    r = pair.migrate("--dry-run")
+    assert r.named("plan")[0]["disks"][0]["how"] == "share", r
+
+    other = lab.ends(Ceph(lab.path("other-ceph")).start())
+    RbdVolume(other, pair.now["d0"].name).create(lab.install, SIZE)
+    swap = f"mount --bind {other.conf} {lab.ceph.conf}; exec \"$@\""
+    pair.wait(prefix=[*apart, "sh", "-ec", swap, "sh"])
+    before = pair.src.state()
+    for asked in ((), ("--disk", "d0=share")):
+        r = pair.migrate(*asked, rc=2)
+        assert "one client of its cluster" in r.error, r.error
+        assert pair.src.state() == before and pair.runs_at() == ["source"]
+    pair.wait(prefix=apart)
+    assert_gone_over(pair, pair.migrate())
 
 
 def assert_not_made(pair, result=None):
