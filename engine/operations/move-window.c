@@ -56,6 +56,11 @@ static json_t *describe_source(const struct plan_disk *disk)
 void move_decide_window(struct op *op, struct plan_disk *disk)
 {
     struct move_request *request = op_request(op);
+    /*
+     * No other node can hold it: with one on it before the mirror, QEMU does
+     * not mirror it ("Need a root block node"), and one that is put on it
+     * later follows the guest, as each parent does (bdrv_replace_node()).
+     */
     if (*disk->drive != '\0' || disk->active[0] == '#') {
         refuse(op, disk,
                "QEMU closes a disk of -drive when the guest leaves it; it"
