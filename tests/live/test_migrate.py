@@ -11,6 +11,7 @@ from lab.proc import wait_for
 from lab.runner import needs, timeout
 from lab.scene import SIZE, volume
 from lab.storage import RbdVolume
+from lab.tls import Authority
 
 # Slow enough to be met in the middle; the guest must write less than that.
 SLOW = ("--bandwidth", "4M")
@@ -447,7 +448,8 @@ def test_an_interrupt_goes_back(lab):
 
 # What has these steps in its plan.
 ONLY_WITH = {"suspend": ["--suspend"], "stream-gate": ["--suspend"],
-             "release": ["--source-after", "pause"],
+             **dict.fromkeys(("release", "tls-remove", "secret-drop"),
+                             ["--source-after", "pause"]),
              "sockets": ["--unix"], "sockets-remove": ["--unix"]}
 TLS = ["tls", "tls-destination", "authz-destination", "authz-remove",
        "tls-remove-destination", "tls-remove"]
@@ -457,7 +459,7 @@ MAKING = ("target-create", "target-publish", "target-make", "target-made", "targ
           "target-direct", "target-asked", "destination-file",
           "destination-activate", "destination-format", "destination-node",
           "destination-attach", "placeholder-drop", "target-alive", "target-stay")
-# Of those that need a key, which this lab's do not: tests/matrix has them.
+# Of those that need a key.
 WITH_KEY = ("target-secret", "destination-secret", "secret-drop-destination", "secret-drop")
 
 
@@ -471,12 +473,13 @@ def kill_everywhere(lab, half, state):
                         with_bitmap=["d2"], to={"d2": "raw"})
 
 
-def kill_at_each(lab, state, steps, pair, with_bitmap=(), **anew):
+def kill_at_each(lab, state, steps, pair, with_bitmap=(), options=(), **anew):
     """Kills the engine at each step in turn; recover must end it either way,
     and never do both QEMUs run, nor could they."""
     ends = {}
     for step in steps:
-        e = pair.start("--emit-config", lab.path("config"), *ONLY_WITH.get(step, ()))
+        more = [*ONLY_WITH.get(step, ()), *options]
+        e = pair.start("--emit-config", lab.path("config"), *more)
         e.kill_at(step, state)
         assert len(pair.runs_at()) <= 1, (step, pair.runs_at())
         r = lab.qpivot.run("recover", "--json")
@@ -493,7 +496,7 @@ def kill_at_each(lab, state, steps, pair, with_bitmap=(), **anew):
             pair.arrived()
         pair.judge()
         if where == ["destination"]:
-            if step == "release":
+            if "--source-after" in more:
                 pair.src.stop()
             pair.src.proc.wait(10)
             pair.turn_round(**anew)
@@ -527,6 +530,21 @@ def test_killed_while_the_targets_are_made(lab):
     for half, state in enumerate(("start", "end")):
         kill_at_each(lab, state, lab.share(MAKING, half),
                      Pair(lab, ["raw"] * 2, made=made), made=made)
+
+
+@needs("ceph")
+@timeout(600)
+def test_killed_with_keys_and_certificates(lab):
+    """At the start of one step, at the end of the next: what holds them is left
+    on neither side."""
+    steps = lab.share([*TLS, *WITH_KEY], 0)
+    made, to = {"d0": "rbd-keyed"}, {"d1": "raw"}
+    pair = Pair(lab, ["raw", "raw"], made=made, to=to)
+    tls = ("--tls-creds", Authority(lab).issue(), "--tls-authz", "CN=source")
+    for n, state in enumerate(("start", "end")):
+        kill_at_each(lab, state, steps[n::2], pair, options=tls, made=made, to=to)
+        objects = [o["name"] for o in pair.vm.qmp.cmd("qom-list", path="/objects")]
+        assert not [o for o in objects if o.startswith("qpv-")], objects
 
 
 @timeout(120)

@@ -49,8 +49,8 @@ def volume(lab, kind, size=SIZE):
         return BlockVolume(lab.loop(size))
     if kind == "nbd":
         return NbdVolume(lab.nbd(size))
-    if kind == "rbd":
-        return RbdVolume(lab.ceph, name)
+    if kind in ("rbd", "rbd-keyed"):
+        return RbdVolume(lab.ceph, name, keyed=kind == "rbd-keyed")
     if kind.startswith("nfs"):
         v = NfsVolume(lab.nfs, name, "qcow2" if kind == "nfs-qcow2" else "raw")
     elif kind in ("raw", "qcow2"):

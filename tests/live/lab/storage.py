@@ -132,8 +132,10 @@ class NfsVolume(FileVolume):
 class RbdVolume(Volume):
     kind = "rbd"
 
-    def __init__(self, cluster, name, fmt="raw"):
+    def __init__(self, cluster, name, fmt="raw", keyed=False):
+        """keyed: its URI names the keyring, so that QEMU needs a secret."""
         self.cluster, self.name, self.fmt = cluster, name, fmt
+        self.key = ("id=admin", f"keyring={cluster.keyring}") if keyed else ()
 
     def protocol(self):
         return {"driver": "rbd", "pool": self.cluster.pool, "image": self.name,
@@ -147,7 +149,7 @@ class RbdVolume(Volume):
 
     def uri(self, *more):
         return f"rbd:{self.cluster.pool}/{self.name}" + self.query(
-            f"conf={self.cluster.conf}", *more)
+            f"conf={self.cluster.conf}", *self.key, *more)
 
     def mark(self):
         return self.name
