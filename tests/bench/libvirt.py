@@ -17,6 +17,7 @@ from lab.proc import LabError, Proc, run, wait_for
 from lab.qmp import Qmp
 from lab.storage import NfsVolume, RbdVolume
 
+PACE = 2  # ms between two writes of a guest that is timed, whoever starts it
 FOLDERS = ("/etc/libvirt", "/var/lib", "/var/log", "/var/cache")
 QEMU_CONF = """security_driver = "none"
 user = "root"
@@ -157,7 +158,7 @@ class Domain(qemu.Vm):
             kernel=guest.kernel(), initrd=guest.initramfs(), console=self.tty,
             spare=self.spare_path, disk=disk_xml(volume),
             cmdline="console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check "
-            "mitigations=off qpl.disks=1 qpl.blocks=1024 qpl.pace=2 qpl.paused=0"))
+            f"mitigations=off qpl.disks=1 qpl.blocks=1024 qpl.pace={PACE} qpl.paused=0"))
         return description
 
     def _state(self):

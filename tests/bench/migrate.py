@@ -44,7 +44,7 @@ class Migrations(Bench):
             if by == "virsh":
                 vm = lab.ends(libvirt.Domain(self.libvirt, lab.install, tmp, disk, f"m{self.n}"))
             else:
-                vm = lab.vm([disk], memory=MEMORY)
+                vm = lab.vm([disk], memory=MEMORY, pace=libvirt.PACE)
             return self.measure(lab, lane, by, vm, target)
         finally:
             lab.end()

@@ -110,7 +110,7 @@ class Bench:
             if by == "virsh":
                 vm = lab.ends(libvirt.Domain(self.libvirt, lab.install, tmp, disk, f"m{self.n}"))
             else:
-                vm = lab.vm([disk])
+                vm = lab.vm([disk], pace=libvirt.PACE)
             return self.measure(lab, lane, by, vm, target)
         finally:
             lab.end()

@@ -17,6 +17,7 @@ from test_migrate_options import settings, texts, trace_of
 # The stream does not come to its end by itself.
 NEVER = ("--bandwidth", "8M", "--downtime-limit", "1", "--freeze-limit", "20s")
 ONCE = (*NEVER, "--postcopy")
+BUSY = 2  # ms between two writes of a disk: more dirty memory than goes over
 # Most of the memory is not sent yet when the guest goes.
 SLOWLY = (*NEVER, "--timeout", "1s", "--on-timeout", "postcopy")
 
@@ -58,7 +59,7 @@ def in_halves(pair):
 
 @timeout(240)
 def test_postcopy(lab):
-    pair = Pair(lab, ["raw", "qcow2"], to={"d0": "raw"})
+    pair = Pair(lab, ["raw", "qcow2"], to={"d0": "raw"}, pace=BUSY)
     before = settings(pair.dst)
     r = pair.migrate(*ONCE)
     went_before(pair, r)
@@ -88,7 +89,7 @@ def test_postcopy_that_is_not_needed(lab):
 @timeout(240)
 def test_postcopy_there_and_back_by_tls(lab):
     certificates = Authority(lab).issue()
-    pair = Pair(lab, ["qcow2"], to={"d0": "qcow2"})
+    pair = Pair(lab, ["qcow2"], to={"d0": "qcow2"}, pace=BUSY)
     r = pair.migrate(*ONCE, "--tls-creds", certificates)
     went_before(pair, r)
     assert_gone_over(pair, r)
@@ -131,7 +132,7 @@ def test_the_plan_shows_it_and_refuses_what_does_not_go_with_it(lab):
 def test_going_back_before_it_has_gone(lab):
     """The guest stands for the switchover by postcopy, and does not go: a QEMU
     7.2 does not run it again by itself."""
-    pair = FarPair(lab, ["raw"], to={"d0": "raw"})
+    pair = FarPair(lab, ["raw"], to={"d0": "raw"}, pace=BUSY)
     before = pair.src.state(), settings(pair.src)
     for what in ("the destination dies", "the engine dies"):
         pid = pair.dst.proc.pid

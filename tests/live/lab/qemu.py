@@ -86,7 +86,7 @@ class Vm:
     """
 
     def __init__(self, install, tmp, disks, name="vm", boot=True, argv=(),
-                 machine="pc-q35-7.2", memory=96, blocks=1024, pace=2,
+                 machine="pc-q35-7.2", memory=96, blocks=1024, pace=5,
                  paused=False, stderr_ok=False, wait=True, prefix=()):
         self.install, self.name, self.disks = install, name, list(disks)
         self.tmp = Path(tmp)
