@@ -138,7 +138,8 @@ enum {
     QPIVOT_UNIX = 1 << 9,             /* by unix sockets of this host */
     QPIVOT_TUNNEL = 1 << 10,          /* by the ssh connection of 'to' */
     QPIVOT_POSTCOPY = 1 << 11, /* the guest goes over before its memory */
-    QPIVOT_TIMEOUT_POSTCOPIES = 1 << 12 /* timeout_ms has it do so */
+    QPIVOT_TIMEOUT_POSTCOPIES = 1 << 12, /* timeout_ms has it do so */
+    QPIVOT_ALLOW_DEGRADED = 1 << 13      /* pivot though a replica is behind */
 };
 
 struct qpivot_move_options {

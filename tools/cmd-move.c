@@ -32,6 +32,7 @@ struct move_values {
     bool delete_source;
     bool drop_bitmaps;
     bool drop_snapshots;
+    bool allow_degraded;
     bool dry_run;
 };
 
@@ -80,6 +81,8 @@ static const struct option_row rows[] = {
      "go on though dirty bitmaps would be lost"                                                                                                              },
     {"drop-snapshots",    NULL,                                OPTION_FLAG,   false, AT(drop_snapshots),
      "go on though internal snapshots would be lost"                                                                                                         },
+    {"allow-degraded",    NULL,                                OPTION_FLAG,   false, AT(allow_degraded),
+     "pivot though not every replica of a target gets every write"                                                                                           },
 };
 
 _Static_assert(QPIVOT_COPY_AUTO == 0 && QPIVOT_COPY_BACKGROUND == 1 &&
@@ -170,5 +173,6 @@ static unsigned flags_of(const struct move_values *v)
     flags |= v->delete_source ? QPIVOT_DELETE_SOURCE : 0;
     flags |= v->drop_bitmaps ? QPIVOT_DROP_BITMAPS : 0;
     flags |= v->drop_snapshots ? QPIVOT_DROP_SNAPSHOTS : 0;
+    flags |= v->allow_degraded ? QPIVOT_ALLOW_DEGRADED : 0;
     return flags;
 }

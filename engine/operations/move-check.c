@@ -438,11 +438,34 @@ int move_target_fits(const struct volume *volume,
     return r;
 }
 
+/* What mends itself may have done so by then; the pivot asks once more. */
+static void check_replicas(struct op *op, const struct plan_disk *disk,
+                           const struct volume *volume,
+                           const struct volume_info *info)
+{
+    bool allowed = op_plan(op)->allow_degraded;
+    struct err *err = NULL;
+    if (*info->degraded == '\0') {
+        return;
+    }
+    if (allowed || info->heals) {
+        move_note(op_request(op), "%s: the target is degraded: %s%s",
+                  disk->disk, info->degraded,
+                  allowed ? "" : "; no pivot before that is over");
+        return;
+    }
+    (void)err_set(&err, -ENOLINK, volume->name, "is degraded: %s",
+                  info->degraded);
+    err_hint(&err, "--allow-degraded moves onto it all the same");
+    op_problem(op, err);
+}
+
 void move_check_target(struct op *op, const struct plan_disk *disk,
                        const struct volume *volume,
                        const struct volume_info *info)
 {
     struct err *err = NULL;
+    check_replicas(op, disk, volume, info);
     if (move_target_fits(volume, info, &err) < 0) {
         op_problem(op, err);
     } else {

@@ -64,6 +64,7 @@ int move_request_new(const struct qpivot_move_options *options,
         return err_set(errp, -ENOMEM, "move", "out of memory");
     }
     plan->delete_source = (options->flags & QPIVOT_DELETE_SOURCE) != 0;
+    plan->allow_degraded = (options->flags & QPIVOT_ALLOW_DEGRADED) != 0;
     plan->speed = options->speed;
     plan->max_guest_latency_ms = options->max_guest_latency_ms;
     plan->timeout_ms = options->timeout_ms;
@@ -362,11 +363,19 @@ void move_look_secret(struct act *act)
 static void measure_on_volume(struct act *act, const struct err *err,
                               struct volume_result *result)
 {
-    if (err == NULL && act_disk(act)->create &&
-        result->info.allocated != UINT64_MAX) {
-        act_set_facts(act, json_pack("{s:I}", "bytes_written",
-                                     (json_int_t)result->info.allocated));
+    const struct volume_info *info = &result->info;
+    json_t *facts = json_object();
+    if (err == NULL && act_disk(act)->create && info->allocated != UINT64_MAX) {
+        (void)json_object_set_new(facts, "bytes_written",
+                                  json_integer((json_int_t)info->allocated));
     }
+    if (err == NULL && *info->degraded != '\0') {
+        (void)json_object_set_new(facts, "degraded",
+                                  json_string(info->degraded));
+        act_warn(act, "target %s is degraded: %s", act_disk(act)->to,
+                 info->degraded);
+    }
+    act_set_facts(act, facts);
     act_end(act, NULL);
 }
 

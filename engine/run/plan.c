@@ -127,6 +127,7 @@ static const struct field plan_fields[] = {
     PLAN_LATER(src_before, JSON),
     PLAN_LATER(dst_before, JSON),
     PLAN_LATER(adopted, FLAG),
+    PLAN_LATER(allow_degraded, FLAG),
     PLAN_LATER(stream_socket, TEXT),
     PLAN_LATER(export_socket, TEXT),
     PLAN_LATER(tunnel, FLAG),

@@ -89,6 +89,7 @@ struct plan {
     bool group;         /* pivot through PENDING */
     bool hold_shutdown; /* set-action shutdown=pause, and back */
     bool delete_source;
+    bool allow_degraded; /* pivot though not every replica is equal */
     bool has_target_is_zero;
     bool governs_latency;
     uint64_t speed;

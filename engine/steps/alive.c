@@ -12,6 +12,7 @@
 
 enum {
     ASK_AGAIN_MS = 1000,
+    HEALS_MS = 45000,       /* right before the pivot; the copy waits longer */
     NBD_GIVE_UP_MS = 30000, /* QEMU does not connect to a dead one again */
 };
 
@@ -79,9 +80,10 @@ static void learn_on_answer(struct act *act, const struct err *err,
 {
     const struct volume_info *info = &result->info;
     if (err == NULL && info->exists) {
-        act_set_facts(act, json_pack("{s:s, s:s, s:I}", "identity",
+        act_set_facts(act, json_pack("{s:s, s:s, s:I, s:s, s:b}", "identity",
                                      info->identity, "life", info->life, "size",
-                                     (json_int_t)info->size));
+                                     (json_int_t)info->size, "degraded",
+                                     info->degraded, "heals", info->heals));
     } else {
         _cleanup_free_ char *text = err != NULL ? err_text(err) : NULL;
         act_warn(act,
@@ -99,6 +101,30 @@ void alive_learn(struct act *act)
 
 /* --- while it runs --- */
 
+static bool is_gated(const struct act *act, const struct volume_info *info)
+{
+    return info->exists && *info->degraded != '\0' &&
+           !act_plan(act)->allow_degraded;
+}
+
+static void watch_replicas(struct act *act, struct alive_watch *watch,
+                           const struct volume_info *info)
+{
+    const char *to = act_disk(act)->to;
+    watch->heals = is_gated(act, info) && info->heals;
+    if (!info->exists || str_eq(watch->degraded, info->degraded)) {
+        return;
+    }
+    (void)snprintf(watch->degraded, sizeof(watch->degraded), "%s",
+                   info->degraded);
+    if (*info->degraded == '\0') {
+        act_warn(act, "target %s is degraded no more", to);
+    } else {
+        act_warn(act, "target %s is degraded: %s%s", to, info->degraded,
+                 act_plan(act)->allow_degraded ? "" : ": no pivot so far");
+    }
+}
+
 static void watch_on_answer(struct act *act, void *data, const struct err *err,
                             struct volume_result *result)
 {
@@ -110,6 +136,7 @@ static void watch_on_answer(struct act *act, void *data, const struct err *err,
                        text != NULL ? text : "out of memory");
     } else {
         (void)has_changed(act, &result->info, watch->changed);
+        watch_replicas(act, watch, &result->info);
     }
 }
 
@@ -118,6 +145,12 @@ static void watch_begin(struct act *act, struct alive_watch *watch)
     uint64_t limit = act_plan(act)->target_timeout_ms;
     watch->begun = true;
     watch->off = !was_learnt(act);
+    watch->heals = json_is_true(act_fact(act, learn_step, "heals")) &&
+                   !act_plan(act)->allow_degraded;
+    const char *degraded =
+        json_string_value(act_fact(act, learn_step, "degraded"));
+    (void)snprintf(watch->degraded, sizeof(watch->degraded), "%s",
+                   degraded != NULL ? degraded : "");
     if (act_disk(act)->nbd && (limit == 0 || limit > NBD_GIVE_UP_MS)) {
         limit = NBD_GIVE_UP_MS;
     }
@@ -179,6 +212,27 @@ bool alive_watch(struct act *act, struct alive_watch *watch)
 
 /* --- right before the pivot --- */
 
+/* Whether it is waited for; else 'ret' tells why there is no pivot. */
+static bool prove_replicas(struct act *act, const struct volume_info *info,
+                           struct err **ret)
+{
+    uint64_t *since_ms = act_scratch(act, sizeof(*since_ms));
+    const char *to = act_disk(act)->to;
+    if (since_ms != NULL && *since_ms == 0) {
+        *since_ms = act_now_ms(act);
+    }
+    if (info->heals && since_ms != NULL &&
+        act_now_ms(act) - *since_ms < HEALS_MS) {
+        act_set_waiting(act, "waits for the replicas of", to);
+        act_again(act, ASK_AGAIN_MS, alive_prove);
+        return true;
+    }
+    (void)err_set(ret, -ENOLINK, to, "no pivot onto a degraded target: %s",
+                  info->degraded);
+    err_hint(ret, "--allow-degraded pivots all the same");
+    return false;
+}
+
 static void prove_on_answer(struct act *act, const struct err *err,
                             struct volume_result *result)
 {
@@ -188,6 +242,9 @@ static void prove_on_answer(struct act *act, const struct err *err,
         err_prefix(&error, "no pivot onto a target that does not answer");
     } else if (has_changed(act, &result->info, changed)) {
         (void)err_set(&error, -ESTALE, act_disk(act)->to, "%s", changed);
+    } else if (is_gated(act, &result->info) &&
+               prove_replicas(act, &result->info, &error)) {
+        return;
     }
     act_end(act, error);
 }

@@ -46,6 +46,8 @@ struct alive_watch {
     bool off; /* it cannot be asked while QEMU has it open */
     char why[160];
     char changed[160]; /* what is not as it was; "": nothing */
+    char degraded[96]; /* as last told; "": every replica gets every write */
+    bool heals;        /* ... in a while, which is worth waiting for */
 };
 
 /* Asks, tells, and ends the act when the target is lost: then false. */

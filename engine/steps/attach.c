@@ -34,6 +34,13 @@ static void run_on_volume(struct act *act, const struct err *err,
                       " %" PRIu64,
                       info->size, disk->target_size);
     }
+    if (error == NULL && *info->degraded != '\0' && !info->heals &&
+        !act_plan(act)->allow_degraded) {
+        /* What was down has not told the plan. */
+        (void)err_set(&error, -ENOLINK, disk->to, "is degraded: %s",
+                      info->degraded);
+        err_hint(&error, "--allow-degraded moves onto it all the same");
+    }
     act_end(act, error != NULL ? error : err);
 }
 

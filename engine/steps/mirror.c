@@ -307,6 +307,10 @@ static void follow_ready(struct act *act, const struct job *job,
         act_emit(act, "ready", json_object());
     }
     follow_tell(act, job, "ready");
+    if (follow->watch.heals && !follow->watch.off) {
+        act_set_waiting(act, "waits for the replicas of", act_disk(act)->to);
+        return;
+    }
     for (unsigned i = 0; i < plan->n_disks; i++) {
         if (!plan_disk_is_mirrored(&plan->disks[i])) {
             continue; /* of a migration, and not copied */

@@ -117,6 +117,42 @@ static void remove_on_volume(struct act *act, const struct err *err,
     act_end(act, err);
 }
 
+static void remove_now(struct act *act)
+{
+    const struct plan_disk *disk = act_disk(act);
+    struct volume_request request = {.act = VOLUME_REMOVE,
+                                     .identity = disk->source_identity};
+    struct volume *volume = NULL;
+    _cleanup_err_ struct err *error = NULL;
+    if (volume_parse(disk->from, &volume, &error) < 0) {
+        act_end(act, error);
+    } else {
+        act_storage(act, act_own_volume(act, volume), &request,
+                    remove_on_volume);
+    }
+}
+
+/* Nor is the last copy freed that has all replicas of its own. */
+static void remove_on_target(struct act *act, const struct err *err,
+                             struct volume_result *result)
+{
+    const struct volume_info *info = &result->info;
+    _cleanup_err_ struct err *error = err_copy(err);
+    if (error == NULL && *info->degraded != '\0' &&
+        !act_plan(act)->allow_degraded) {
+        (void)err_set(&error, -ENOLINK, act_disk(act)->to,
+                      "is degraded: %s: the source is not removed",
+                      info->degraded);
+        err_hint(&error, "when that is over: 'qpivot recover %s'",
+                 act_op_id(act));
+    }
+    if (error != NULL) {
+        act_end(act, error);
+    } else {
+        remove_now(act);
+    }
+}
+
 static void remove_on_graph(struct act *act, const struct err *err,
                             const struct graph *graph)
 {
@@ -152,9 +188,13 @@ static void remove_on_graph(struct act *act, const struct err *err,
         act_end(act, error);
         return;
     }
-    struct volume_request request = {.act = VOLUME_REMOVE,
-                                     .identity = disk->source_identity};
-    act_storage(act, volume, &request, remove_on_volume);
+    struct volume *to = act_volume(act, disk->index);
+    struct volume_request ask = {.act = VOLUME_ANSWER};
+    if (to != NULL && to->ops->attach != NULL) {
+        act_storage(act, to, &ask, remove_on_target);
+    } else {
+        remove_now(act);
+    }
 }
 
 void source_remove(struct act *act)

@@ -167,6 +167,8 @@ static void fake_tell(const struct store_volume *found, struct volume_info *ret)
         (void)snprintf(ret->identity, sizeof(ret->identity), "%s",
                        found->identity);
         (void)snprintf(ret->state, sizeof(ret->state), "%s", found->state);
+        (void)snprintf(ret->degraded, sizeof(ret->degraded), "%s",
+                       found->degraded ? "a replica is away" : "");
     }
 }
 
@@ -203,7 +205,11 @@ static int fake_probe(struct volume *volume, struct volume_info *ret,
     if (next_fault() != STORE_FINE) {
         return fault_error(volume, errp);
     }
-    fake_tell(store_find(shared, fake_of(volume)->path), ret);
+    struct store_volume *found = store_find(shared, fake_of(volume)->path);
+    if (found != NULL && found->looks > 0 && --found->looks == 0) {
+        found->degraded = true;
+    }
+    fake_tell(found, ret);
     return 0;
 }
 

@@ -32,6 +32,8 @@ struct store_volume {
     bool open;               /* a node of the fake QEMU has it */
     bool guest;              /* and a device reaches that node */
     char state[STORE_STATE]; /* "": it is always usable */
+    unsigned looks;          /* at the last of these it is degraded, 0: never */
+    bool degraded;
     uint64_t writes[STORE_WRITES / 64];
 };
 

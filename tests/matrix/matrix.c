@@ -330,7 +330,8 @@ static void baseline(enum engine_verb verb, struct baseline *ret)
     memcpy(ret->tags, world->store->tags, sizeof(ret->tags));
     char text[VERDICT_TEXT];
     const char *problem = judge(text);
-    bool stays = matrix.scenario->cut || matrix.scenario->behind;
+    bool stays = matrix.scenario->cut || matrix.scenario->behind ||
+                 matrix.scenario->degrades;
     enum qpivot_outcome wanted =
         verb == ENGINE_RUN && !stays ? QPIVOT_DONE : QPIVOT_FAILED;
     if (problem == NULL && ret->told.outcome != wanted) {

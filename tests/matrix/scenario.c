@@ -46,6 +46,11 @@ const struct scenario scenarios[] = {
      .attached = true,
      .targets = {"fake:/fake/dst0?existing=yes",
                  "fake:/fake/dst1?existing=yes&key=yes"}},
+    {.name = "attached-degraded", .operation = &move_operation,
+     .n_disks = 1, .thin = 2, .thin_lost = 5,
+     .attached = true,
+     .degrades = true,
+     .targets = {"fake:/fake/dst0?existing=yes"}},
     {.name = "attached-window", .operation = &move_operation,
      .n_disks = 1, .thin = 3, .thin_lost = 5,
      .attached = true,
@@ -256,6 +261,8 @@ void scenario_prepare(const struct scenario *scenario, struct world *world)
         path_of("dst", i, path);
         struct store_volume *target = store_add(world->store, path, SIZE);
         (void)snprintf(target->state, STORE_STATE, "%s", scenario_state(i));
+        /* By the plan, when the copy begins, and right before the pivot. */
+        target->looks = scenario->degrades ? 3 : 0;
         path_of("src", i, path);
         struct store_volume *source = store_find(world->store, path);
         (void)snprintf(source->state, STORE_STATE, STORE_USABLE);

@@ -24,6 +24,7 @@ struct scenario {
     bool bitmap;        /* the disks have one each that is to be carried */
     bool existing;      /* the last target is there before */
     bool attached;  /* all targets are, and QEMU can open none as they are */
+    bool degrades;  /* ... and one loses a replica while it is copied */
     bool autostart; /* the destination was started without -S */
     bool old_state; /* QEMU 10's way with a paused guest */
     bool active;    /* QEMU 8.2: mirrors become write-blocking */
