@@ -23,26 +23,29 @@ static void refuse(struct op *op, const char *object, const char *reason,
     op_problem(op, err);
 }
 
-/*
- * What an image anywhere on this host can call it, or NULL: a file as QEMU has
- * it open, made absolute; else the source's own words, if they name a place.
- */
-static char *name_of_base(struct op *op, const struct graph_disk *found)
+/* Names that mean something to one process only. */
+static bool is_passing(const char *name)
 {
-    const struct graph_node *protocol = found->layers[1].protocol;
-    const char *name = protocol->filename;
-    const char *words = found->active->backing_file;
-    if (name == NULL || str_starts(name, "json:")) {
+    return str_starts(name, "/dev/fd") || str_starts(name, "/proc/");
+}
+
+/*
+ * What an image anywhere on this host can call it, or NULL. QEMU has a plain
+ * name for what the name alone opens as it is open; else it says "json:", as
+ * for a part of a file, or an image on another base than its header's.
+ */
+static char *name_of_base(struct op *op, const struct graph_layer *base)
+{
+    const char *name = base->node->filename;
+    if (name == NULL || is_passing(name) || str_starts(name, "json:")) {
         return NULL;
     }
-    if (str_eq(protocol->driver, "file")) {
+    if (str_eq(base->protocol->driver, "file")) {
         return name[0] == '/' ? strdup(name) : move_relative_source(op, name);
     }
-    size_t scheme =
-        words != NULL ? strspn(words, "abcdefghijklmnopqrstuvwxyz+") : 0;
-    return scheme > 0 && words[scheme] == ':' && !str_starts(words, "json:")
-               ? strdup(words)
-               : NULL;
+    size_t scheme = strspn(name, "abcdefghijklmnopqrstuvwxyz+");
+    bool place = name[0] == '/' || (scheme > 0 && name[scheme] == ':');
+    return place ? strdup(name) : NULL;
 }
 
 /* The base and all below stay in QEMU. */
@@ -79,13 +82,13 @@ void move_look_base(struct op *op, struct plan_disk *disk,
     }
     const struct graph_layer *base = &found->layers[1];
     disk->base = strdup(base->node->name);
-    disk->base_file = name_of_base(op, found);
+    disk->base_file = name_of_base(op, base);
     disk->base_format =
         strdup(base->node == base->protocol ? "raw" : base->node->driver);
     disk->base_nodes = nodes_that_stay(disk, graph, base->node);
     if (disk->base_file == NULL) {
         refuse(op, disk->disk,
-               "sync=top: its base has no name that the target could call it",
+               "sync=top: its base is open in a way that no name tells",
                "--sync full makes it one image");
     }
 }

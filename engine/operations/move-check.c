@@ -187,7 +187,9 @@ static void check_users(struct op *op, const struct plan_disk *disk,
             err_hint(&err, "wait for it, or see 'qpivot jobs'");
             break;
         case GRAPH_DEVICE:
-            if (!shares_base_only(graph, user->index, found)) {
+            if (shares_base_only(graph, user->index, found)) {
+                request->disks[disk->index].shares_base = true;
+            } else {
                 (void)err_set(&err, -EBUSY, disk->disk,
                               "device '%s' uses the same image", user->name);
             }

@@ -15,6 +15,7 @@ struct move_request_disk {
     bool looked; /* 'target' is filled in */
     bool secret; /* QEMU needs one to open the target */
     unsigned n_layers;
+    bool shares_base;    /* another disk stands on the same one */
     uint64_t data;       /* so much of the source is data for sure */
     uint32_t block_size; /* the source's; 0: unknown */
     struct volume_info target;

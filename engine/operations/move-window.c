@@ -67,6 +67,10 @@ void move_decide_window(struct op *op, struct plan_disk *disk)
                " takes one of -blockdev, with a node-name");
     } else if (json_is_true(json_object_get(disk->before, "read_only"))) {
         refuse(op, disk, "it is read-only, QEMU would not write to it");
+    } else if (request->disks[disk->index].shares_base &&
+               !plan_disk_keeps_base(disk)) {
+        /* Cut off when it stalls, its base would be lost to the others. */
+        refuse(op, disk, "another disk stands on the same base");
     }
     move_note(request,
               "%s: within the undo window each write of the guest waits for"

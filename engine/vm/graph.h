@@ -90,7 +90,7 @@ struct graph_node {
     bool cache_no_flush;
     const char *throttle_group; /* of driver throttle, else NULL */
     unsigned backing_depth;     /* backing_file_depth */
-    const char *backing_file;   /* what the image's header says, or NULL */
+    const char *backing_file;   /* what QEMU calls its backing, or NULL */
     uint64_t cluster_size;      /* 0: untold */
     const char *compat;         /* qcow2: "1.1", or NULL */
     const char *data_file;      /* qcow2 with external data, or NULL */

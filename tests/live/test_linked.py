@@ -97,6 +97,8 @@ def test_clones_of_one_base_in_one_guest(lab):
                 argv=["-blockdev", json.dumps(dict(base.node("base"), **{"read-only": True}))])
     vm.wait_writes(20)
     first, second = elsewhere(lab), elsewhere(lab)
+    r = lab.qpivot.move(vm, {"d0": first.uri()}, "--undo-window", "1s", rc=2)
+    assert "stands on the same base" in r.error, r.error
     lab.qpivot.move(vm, {"d0": first.uri()}, "--sync", "top", "--undo-window", "1s")
     lab.qpivot.move(vm, {"d1": second.uri()}, "--sync", "full")
     assert_on(lab, first, base)
@@ -149,6 +151,27 @@ def test_what_cannot_stand_on_a_base(lab):
             (fresh.uri(), "the base's node", ("--via", "drive-mirror"))):
         refused(scene, {"d0": target}, word, "--sync full", options=("--sync", "top") + options)
     scene.judge()
+
+
+@timeout(90)
+def test_a_base_that_no_name_tells(lab):
+    """A part of a file; an image on another base than its header names."""
+    raw, other = source(lab, "raw", "d0"), source(lab, "raw", "d0")
+    part = clone(lab, raw)
+    within = dict(raw.node("b0"), offset=MiB, size=SIZE - MiB)
+    middle = clone(lab, raw)
+    over = clone(lab, middle)
+    aside = dict(middle.node("b1"), backing=other.node("b2"))
+    vm = lab.vm([Disk("d0", part, node={"backing": dict(within, **{"read-only": True})}),
+                 Disk("d1", over, node={"backing": dict(aside, **{"read-only": True})})])
+    vm.wait_writes(10)
+    for d in ("d0", "d1"):
+        r = lab.qpivot.move(vm, {d: elsewhere(lab).uri()}, "--sync", "top", rc=2)
+        assert "in a way that no name tells" in r.error, r.error
+    target = elsewhere(lab)
+    lab.qpivot.move(vm, {"d0": target.uri()}, "--sync", "full")
+    vm.wait_writes(10)
+    assert not any(vm.bad_blocks().values())
 
 
 @timeout(200)
