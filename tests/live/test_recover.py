@@ -41,13 +41,14 @@ def test_a_snapshot_taken_meanwhile_is_not_lost(lab):
     for legacy in (True, False):
         scene = Scene(lab, ["raw"], legacy=legacy)
         target = volume(lab, "raw")
-        killed(scene, {"d0": target}, "target-node", "start")
+        killed(scene, {"d0": target}, "target-create", "start")
         device = {"device": "drv-d0"} if legacy else {"node_name": "n-d0",
                                                       "snapshot_node_name": "ov-d0"}
         overlay = lab.path(f"overlay-{legacy}.qcow2")
         scene.vm.qmp.cmd("blockdev-snapshot-sync", snapshot_file=overlay, format="qcow2",
                          **device)
         r = lab.qpivot.run("recover", "--json")
+        assert "chain of images" in r.text, r
         assert r.rc == 0, r
         assert not target.exists()
         assert overlay in json.dumps(scene.vm.block("d0")["inserted"])
