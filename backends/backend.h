@@ -87,6 +87,7 @@ struct volume_info {
     /* probe, answer: why not every copy gets every write; "": each does. */
     char degraded[96];
     bool heals; /* ... which mends itself in a while */
+    bool fills; /* thin, but zeroes that are written take up their space */
 };
 
 enum backend_flags {

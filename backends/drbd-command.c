@@ -158,6 +158,19 @@ uint64_t drbd_stored_size(const struct drbd_name *name)
     return drbd_metadata_size(result.output);
 }
 
+char *drbd_backing(const struct drbd_name *name)
+{
+    _cleanup_free_ char *volume = volume_name(name);
+    const char *const argv[] = {"drbdadm", "sh-ll-dev", volume, NULL};
+    _cleanup_command_ struct command_result result = {0};
+    if (volume == NULL || run(name, argv, LOOK_MS, &result, NULL) < 0 ||
+        result.status != 0) {
+        return NULL;
+    }
+    result.output[strcspn(result.output, "\n")] = '\0';
+    return result.output[0] == '/' ? TAKE_PTR(result.output) : NULL;
+}
+
 /* --- changing --- */
 
 static int change(const struct drbd_name *name, const char *verb,

@@ -36,6 +36,9 @@ int drbd_configured_minor(const struct drbd_name *name, unsigned *ret,
 /* The size that its metadata tell, for one that is down; 0: unknown. */
 uint64_t drbd_stored_size(const struct drbd_name *name);
 
+/* The device below it by its configuration; caller frees; NULL: unknown. */
+char *drbd_backing(const struct drbd_name *name);
+
 /* Each as often as one likes: what is so already is success. */
 int drbd_adjust(const struct drbd_name *name, struct err **errp);
 int drbd_promote(const struct drbd_name *name, struct err **errp);

@@ -80,6 +80,7 @@ static char *path_of_link(const char *resource, unsigned number,
 static char *path_of_minor(unsigned minor);
 static char *find_link(const struct drbd_volume *self, unsigned minor);
 static uint64_t sysfs_number(unsigned minor, const char *what);
+static bool backing_fills(const struct drbd_volume *self);
 
 void drbd_set_places_for_tests(const struct drbd_places *other)
 {
@@ -359,6 +360,7 @@ static int look_up(struct drbd_volume *self, const struct drbd_status *status,
         (void)snprintf(ret->state, sizeof(ret->state), "%s",
                        primary ? state_primary : state_secondary);
     }
+    ret->fills = backing_fills(self);
     drbd_status_degraded(status, ret->degraded, &ret->heals);
     look_users(self, status, ret);
     return 0;
@@ -604,12 +606,10 @@ static char *find_link(const struct drbd_volume *self, unsigned minor)
 }
 
 /* 0 where it is not told. */
-static uint64_t sysfs_number(unsigned minor, const char *what)
+static uint64_t number_in(const char *path)
 {
     uint64_t number = 0;
     char text[32] = "";
-    _cleanup_free_ char *path =
-        str_printf("%s/block/drbd%u/%s", places->sys, minor, what);
     _cleanup_close_ int fd =
         path != NULL ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
@@ -618,6 +618,36 @@ static uint64_t sysfs_number(unsigned minor, const char *what)
     }
     text[strcspn(text, "\n")] = '\0';
     return str_to_u64(text, INT64_MAX / 512, &number) == 0 ? number : 0;
+}
+
+static uint64_t sysfs_number(unsigned minor, const char *what)
+{
+    _cleanup_free_ char *path =
+        str_printf("%s/block/drbd%u/%s", places->sys, minor, what);
+    return number_in(path);
+}
+
+/*
+ * dm-thin takes discards, and has no way to write zeroes but as data: DRBD,
+ * which passes them on, fills it. Loop devices and ZFS punch holes.
+ */
+static bool backing_fills(const struct drbd_volume *self)
+{
+    struct drbd_name name = name_of(self);
+    struct stat st;
+    _cleanup_free_ char *device = drbd_backing(&name);
+    if (device == NULL || stat(device, &st) < 0 ||
+        (st.st_mode & S_IFMT) != places->kind) {
+        return false;
+    }
+    _cleanup_free_ char *queue =
+        str_printf("%s/dev/block/%u:%u/queue", places->sys, major(st.st_rdev),
+                   minor(st.st_rdev));
+    _cleanup_free_ char *zeroes =
+        str_printf("%s/write_zeroes_max_bytes", queue);
+    _cleanup_free_ char *discards = str_printf("%s/discard_max_bytes", queue);
+    return zeroes != NULL && access(zeroes, R_OK) == 0 &&
+           number_in(zeroes) == 0 && number_in(discards) > 0;
 }
 
 const struct backend_ops backend_drbd = {

@@ -378,6 +378,12 @@ static void done_disk(struct events *e, const json_t *disk)
                  word(disk, "from", "?"), word(disk, "to", "?"),
                  bill != NULL ? bill : "");
     free(bill);
+    if (has(disk, "grows_to")) {
+        terminal_say(&e->terminal,
+                     "  larger: %s: the guest sees that after QMP block_resize,"
+                     " or at its next start",
+                     text_bytes(bytes(disk, "grows_to"), copied));
+    }
     json_array_foreach(json_object_get(disk, "differences"), i, item) {
         difference(e, item);
     }

@@ -508,9 +508,16 @@ static void check_sizes(struct op *op, const struct plan_disk *disk,
     if (disk->shim) {
         move_note(request,
                   "%s: the target is larger (%s, source %s): the guest sees"
-                  " the source's size until it is resized or started anew",
+                  " the source's size until it is resized (block_resize) or"
+                  " started anew",
                   disk->disk, str_bytes(disk->target_size, have),
                   str_bytes(disk->size, want));
+    }
+    if (request->disks[disk->index].target.fills) {
+        move_note(request,
+                  "%s: the target is thin, and will be filled: zeroes take up"
+                  " their space there; 'fstrim' in the guest gives it back",
+                  disk->disk);
     }
 }
 

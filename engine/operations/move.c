@@ -307,6 +307,10 @@ static json_t *move_result(struct op *op)
         (void)set_fact(json, op, "mirror-ready", index, "seconds");
         (void)set_fact(json, op, "source-release", index, "released");
         (void)set_fact(json, op, "measure", index, "degraded");
+        if (disk->shim) {
+            (void)json_object_set_new(
+                json, "grows_to", json_integer((json_int_t)disk->target_size));
+        }
         (void)json_object_set_new(json, "verify", json_string(plan->verify));
         add_verified(json, op, i);
         move_add_latency(op, disk, json);

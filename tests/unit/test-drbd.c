@@ -145,6 +145,25 @@ Test(drbd, names_are_one_whichever_way_they_are_written)
     cr_assert_eq(a->ops->flags & BACKEND_CREATES, 0);
 }
 
+/* A device of the tests has number 0:0. */
+Test(drbd, thin_volume_below_is_filled_by_zeroes)
+{
+    _cleanup_free_ char *backing = str_printf("%s/dev/drbd3\n", dir);
+    use_status("uptodate.84", "Secondary");
+    put("backing", backing);
+    make_dir("sys/dev");
+    make_dir("sys/dev/block");
+    make_dir("sys/dev/block/0:0");
+    make_dir("sys/dev/block/0:0/queue");
+    _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+    cr_assert_not(probed(volume).fills, "nothing is known");
+    put("sys/dev/block/0:0/queue/write_zeroes_max_bytes", "0\n");
+    put("sys/dev/block/0:0/queue/discard_max_bytes", "65536\n");
+    cr_assert(probed(volume).fills);
+    put("sys/dev/block/0:0/queue/write_zeroes_max_bytes", "65536\n");
+    cr_assert_not(probed(volume).fills);
+}
+
 /* They become words of a command line. */
 Test(drbd, bad_names_are_refused)
 {
