@@ -20,7 +20,7 @@ from lab.qpivot import program
 HERE = Path(__file__).resolve().parent
 BUILT = guest.BUILD / "drbd"
 MiB = 1 << 20
-SIZE = 24 * MiB  # of the DRBD device
+SIZE = 16 * MiB  # of the DRBD device
 INTERNAL = 40 * 1024  # of metadata behind it
 DEVICE = "/dev/drbd/by-res/r0/0"
 # Ports of a node: of the lab's own, and monitors for the program on the other node.
@@ -97,7 +97,7 @@ class Node:
         except (LabError, OSError):  # the lab's network listens for a node that does not yet
             return False
 
-    def run(self, script, seconds=20, ok=(0,)):
+    def run(self, script, seconds=60, ok=(0,)):
         """Runs a script of sh and returns its standard output; with ok=None
         the exit status, the output and what it said on standard error."""
         said = b"".join(ask(self.ports[SHELL], script, seconds)).decode(errors="replace")
@@ -165,7 +165,7 @@ class Nodes:
         image.write_bytes(guest.cpio(files, guest.with_dependencies(MODULES)))
         return image
 
-    def both(self, script, seconds=30):
+    def both(self, script, seconds=90):
         """Runs a script on both at once and returns the outputs."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(lambda n: n.run(script, seconds), self.nodes))
@@ -191,7 +191,7 @@ class Nodes:
         if any(s.split()[1:4] != HEALTHY.split() for s in states):
             self.make()
 
-    def wait_state(self, *words, nodes=None, seconds=40):
+    def wait_state(self, *words, nodes=None, seconds=90):
         """Waits until all words are in what Node.state() says."""
         for n in nodes or self.nodes:
             wait_for(f"{words} on node {n.name}",

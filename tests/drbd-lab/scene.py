@@ -54,7 +54,7 @@ class Machine(Vm):
         self.remote_path = f"tcp:{node.address}:{PEERS[n]}"
         for d in self.disks:
             command += d.argv()
-        node.run(shlex.join([*command, "-daemonize", "-pidfile", f"/run/{self.name}.pid"]), 60)
+        node.run(shlex.join([*command, "-daemonize", "-pidfile", f"/run/{self.name}.pid"]))
         self.qmp = wait_for("the monitor", lambda: self._connected(n))
 
     def _connected(self, n):
@@ -155,7 +155,7 @@ class Scene:
         self.qpivot = Qpivot(lab, self.a)
         self.holds = bytearray(self.nodes.random[:size])
         self.number = 0
-        self.source = source or FileVolume("/local/source.raw", direct=True)
+        self.source = self.now = source or FileVolume("/local/source.raw", direct=True)
         if source:
             self.a.run("drbdadm primary r0")
         self.a.run(f"head -c {size} {RANDOM} >{self.source.path} && sync")
@@ -188,7 +188,9 @@ class Scene:
         self.holds[offset:offset + 4096] = bytes([pattern]) * 4096
 
     def move(self, target, *options, **kw):
-        return self.qpivot.move(self.vm, {"d0": target.uri()}, *options, **kw)
+        r = self.qpivot.move(self.vm, {"d0": target.uri()}, *options, **kw)
+        self.now = target if r.rc == 0 else self.now
+        return r
 
     def assert_equal(self, *nodes):
         """The backing devices hold every acknowledged write."""
@@ -204,6 +206,8 @@ class Scene:
         sha = self.a.run(f"head -c {len(self.holds)} {volume.path} | sha256sum").split()[0]
         assert sha == hashlib.sha256(self.holds).hexdigest(), f"{volume.path} differs"
 
-    def assert_attached(self, volume, vm=None):
-        seen = str((vm or self.vm).block("d0")["inserted"])
-        assert volume.path in seen, seen
+    def is_on(self, volume):
+        return volume.path in str(self.vm.block("d0")["inserted"])
+
+    def assert_attached(self, volume):
+        assert self.is_on(volume), self.vm.block("d0")["inserted"]

@@ -10,7 +10,7 @@ def migrate(scene, how):
     there = scene.machine(scene.b, DrbdVolume(), argv=("-incoming", "defer", "-S"))
     scene.write()
     e = scene.qpivot.start("migrate", "--qmp", scene.vm.qmp_path, "--to", there.remote_path,
-                           "--json", "--bandwidth", "4M", "--disk", f"d0={how}")
+                           "--json", "--bandwidth", "2M", "--disk", f"d0={how}")
     if how == "nbd":
         scene.write_amid(e, "progress")
     r = e.wait()
@@ -22,7 +22,7 @@ def migrate(scene, how):
 
 
 @needs("drbd")
-@timeout(180)
+@timeout(300)
 def test_one_primary_is_enough_for_a_mirror(lab):
     scene = Scene(lab, argv=())
     scene.b.run("drbdadm primary r0")
@@ -33,7 +33,7 @@ def test_one_primary_is_enough_for_a_mirror(lab):
 
 
 @needs("drbd")
-@timeout(180)
+@timeout(300)
 def test_two_primaries_share_it_while_it_goes(lab):
     """Given back in the order that DRBD allows."""
     scene = Scene(lab, source=DrbdVolume(), argv=())
