@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/str.h"
 
@@ -25,6 +26,7 @@ enum {
     LOOK_MS = 100,
     LOOKS_OVER = 30,
     LOOKS_WEDGED = 10,
+    LOOKS_SILENT = 24, /* that had no answer for DRAIN_MS each */
     TICKS = 10,
     TICKS_WEDGED = 5,
     TICK_MS = 200,
@@ -299,7 +301,31 @@ static void drain(int fd, unsigned n_replies, bool to_the_end)
     }
 }
 
-/* The reply of this id, a line that lives until the next call; or NULL. */
+static bool has(const char *reply, const char *word)
+{
+    return reply != NULL && strstr(reply, word) != NULL;
+}
+
+/* The statuses whose guest may run at the destination already. */
+static bool tells_handed_over(const char *line)
+{
+    static const char *const words[] = {
+        "\"postcopy-active\"", "\"postcopy-paused\"", "\"postcopy-recover",
+        "\"postcopy-device\"", "\"completed\""};
+    bool tells = false;
+    for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
+        tells = tells || has(line, words[i]);
+    }
+    return tells;
+}
+
+/* Of this process: a reply or an event has said so, for good. */
+static bool handed_over;
+
+/*
+ * The reply of this id, a line that lives until the next call; NULL: not in
+ * time. It may come yet, and is then taken for that of the next command.
+ */
 static const char *reply_of(int fd, const char *id)
 {
     static char line[LINE_SIZE];
@@ -312,14 +338,18 @@ static const char *reply_of(int fd, const char *id)
         }
         ssize_t n = read(fd, line + used, 1);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-            return NULL;
+            _exit(0); /* QEMU has gone: nothing is left to guard */
         }
         if (n < 0) {
             continue;
         }
         if (line[used] == '\n') {
             line[used] = '\0';
-            if (strstr(line, id) != NULL) {
+            bool found = has(line, id);
+            if (found || has(line, "\"MIGRATION\"")) {
+                handed_over = handed_over || tells_handed_over(line);
+            }
+            if (found) {
                 return line;
             }
             used = 0;
@@ -330,28 +360,29 @@ static const char *reply_of(int fd, const char *id)
     return NULL;
 }
 
-static bool has(const char *reply, const char *word)
-{
-    return reply != NULL && strstr(reply, word) != NULL;
-}
-
 /*
  * A stream was cancelled: is that so, and does its guest go on? One that stands
  * for postcopy goes on here only where the stream is seen to be over, for
- * 'cont' works on a source that has handed it over, too. Before a cancelled
- * stream has let go of the guest, 'cont' is refused.
+ * 'cont' works on a source that has handed it over, too: QEMU 7.2 goes from
+ * postcopy-active to failed while the destination may run it. Before a
+ * cancelled stream has let go of the guest, 'cont' is refused.
  */
 static void see_it_end(const struct guarded *guarded)
 {
     static const char ask[] =
         "{\"execute\":\"query-migrate\",\"id\":\"" WATCHDOG_ID "t\"}\r\n";
-    unsigned wedged = 0;
-    for (unsigned i = 0; i < LOOKS_OVER; i++) {
-        if (i > 0) {
+    unsigned wedged = 0, looks = 0, silent = 0;
+    while (looks < LOOKS_OVER && silent < LOOKS_SILENT) {
+        if (looks + silent > 0) {
             (void)poll(NULL, 0, LOOK_MS);
         }
         write_all(guarded->monitor, ask, sizeof(ask) - 1);
         const char *reply = reply_of(guarded->monitor, WATCHDOG_ID "t");
+        if (reply == NULL) {
+            silent++;
+            continue;
+        }
+        looks++;
         bool cancelling = has(reply, "\"cancelling\"");
         bool over = has(reply, "\"cancelled\"") || has(reply, "\"failed\"");
         if (cancelling && ++wedged % LOOKS_WEDGED == 0) {
@@ -360,7 +391,7 @@ static void see_it_end(const struct guarded *guarded)
             (void)reply_of(guarded->monitor, WATCHDOG_ID "w");
         } else if (!cancelling && !guarded->thaws) {
             return; /* QEMU itself lets it go on */
-        } else if (over) {
+        } else if (over && !handed_over) {
             write_all(guarded->monitor, cont_message, sizeof(cont_message) - 1);
             if (has(reply_of(guarded->monitor, WATCHDOG_ID "c"),
                     "\"return\"")) {
@@ -380,18 +411,24 @@ static void settle(const struct guarded *guarded)
 {
     static const char ask[] =
         "{\"execute\":\"query-migrate\",\"id\":\"" WATCHDOG_ID "q\"}\r\n";
-    for (unsigned i = 0; i < LOOKS; i++) {
-        if (i > 0) {
+    unsigned looks = 0, silent = 0;
+    /* What had no answer in time has it later, many at the same moment. */
+    while (looks < LOOKS + silent) {
+        if (looks + silent > 0) {
             (void)poll(NULL, 0, LOOK_MS);
         }
         write_all(guarded->monitor, ask, sizeof(ask) - 1);
-        if (!has(reply_of(guarded->monitor, WATCHDOG_ID "q"),
-                 "\"pre-switchover\"")) {
+        const char *reply = reply_of(guarded->monitor, WATCHDOG_ID "q");
+        if (reply == NULL && ++silent < LOOKS_SILENT) {
+            continue;
+        }
+        if (!has(reply, "\"pre-switchover\"")) {
             if (guarded->thaws) {
                 see_it_end(guarded); /* it may fail yet */
             }
             return;
         }
+        looks++;
     }
     write_all(guarded->monitor, guarded->message, guarded->len);
     drain(guarded->monitor, guarded->n_replies, false);
