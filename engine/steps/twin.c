@@ -196,7 +196,8 @@ struct checking {
 
 /* The guest is on the target, and its mirror back copies onto the former disk. */
 static int prove_twin(const struct act *act, const struct graph *graph,
-                      const struct plan_disk *disk, struct err **errp)
+                      const struct plan_disk *disk, bool others,
+                      struct err **errp)
 {
     struct name twin = twin_name(act, disk->index);
     struct name top = name_of(act_op_id(act), disk->index, NAME_TWIN_TOP);
@@ -209,6 +210,7 @@ static int prove_twin(const struct act *act, const struct graph *graph,
         .job = twin.text,
         .filter = top.text,
         .copies_to = disk->active,
+        .others = others,
     };
     /* One that was unplugged is nobody's: its twin is all there is to see. */
     bool unplugged =
@@ -216,13 +218,14 @@ static int prove_twin(const struct act *act, const struct graph *graph,
     return unplugged ? 0 : graph_proof(graph, &claim, errp);
 }
 
+/* 'others': jobs that are not ours may be on the targets, a backup say. */
 static int prove_twins(const struct act *act, const struct graph *graph,
-                       struct err **errp)
+                       bool others, struct err **errp)
 {
     const struct plan *plan = act_plan(act);
     int r = 0;
     for (unsigned i = 0; r == 0 && i < plan->n_disks; i++) {
-        r = prove_twin(act, graph, &plan->disks[i], errp);
+        r = prove_twin(act, graph, &plan->disks[i], others, errp);
     }
     return r;
 }
@@ -232,10 +235,14 @@ static void check_on_graph(struct act *act, const struct err *err,
 {
     struct checking *checking = act_scratch(act, sizeof(*checking));
     _cleanup_err_ struct err *error = err_copy(err);
-    int r = err != NULL ? err->code : prove_twins(act, graph, &error);
+    int r = err != NULL ? err->code : prove_twins(act, graph, false, &error);
     if ((r == -EBUSY || r == -EAGAIN) && checking->looks++ < PROOF_LOOKS) {
         act_again(act, PROOF_MS, twin_check);
     } else {
+        if (r == -EBUSY && prove_twins(act, graph, true, NULL) == 0) {
+            err_hint(&error, "end that job first, then ask again: the undo"
+                             " window stays open");
+        }
         act_end(act, error);
     }
 }
@@ -245,22 +252,21 @@ static void check_on_jobs(struct act *act, const struct job_list *jobs)
     const struct plan *plan = act_plan(act);
     _cleanup_err_ struct err *err = NULL;
     struct checking *checking = act_scratch(act, sizeof(*checking));
+    const struct plan_disk *bad = NULL;
+    bool waits = false;
     char why[WHY_MAX];
-    for (unsigned i = 0; i < plan->n_disks && err == NULL; i++) {
+    for (unsigned i = 0; i < plan->n_disks && bad == NULL; i++) {
         const struct job *job = job_list_find(jobs, twin_name(act, i).text);
-        if (broken(job, why) != NULL) {
-            if (++checking->broken < BROKEN_LOOKS) {
-                return;
-            }
-            (void)err_set(&err, -EIO, plan->disks[i].disk,
-                          "the former disk does not follow any more: %s", why);
-        } else if (job->status != JOB_READY) {
-            return; /* it has just been started */
-        }
+        bad = broken(job, why) != NULL ? &plan->disks[i] : NULL;
+        /* One that is not ready yet has just been started. */
+        waits = waits || (bad == NULL && job->status != JOB_READY);
     }
-    if (err != NULL) {
+    checking->broken = bad != NULL ? checking->broken + 1 : 0;
+    if (checking->broken >= BROKEN_LOOKS) {
+        (void)err_set(&err, -EIO, bad->disk,
+                      "the former disk does not follow any more: %s", why);
         act_end(act, err);
-    } else {
+    } else if (bad == NULL && !waits) {
         act_graph(act, check_on_graph);
     }
 }
@@ -507,7 +513,7 @@ static void window_on_graph(struct act *act, const struct err *err,
 {
     struct window *window = act_scratch(act, sizeof(*window));
     _cleanup_err_ struct err *error = NULL;
-    int r = err != NULL ? -EAGAIN : prove_twins(act, graph, &error);
+    int r = err != NULL ? -EAGAIN : prove_twins(act, graph, true, &error);
     bool late = act_now_ms(act) >= window->ends_ms;
     if (late) {
         window_end(act, "its time is over");

@@ -144,7 +144,7 @@ static int prove(const struct graph *graph, const struct graph_claim *claim,
         return r;
     }
     r = prove_apart(graph, claim, device, object, errp);
-    if (r == 0) {
+    if (r == 0 && !claim->others) {
         r = prove_idle(graph, claim, errp);
     }
     return r < 0 || claim->copies_to == NULL ? r
@@ -187,7 +187,8 @@ static int prove_attached(const struct graph *graph,
     const struct graph_node *target = graph_find_node(graph, claim->target);
     const struct graph_node *it = device->root;
     for (unsigned i = 0; it != target && i < GRAPH_PATH_MAX; i++) {
-        if (it->job_filter && !str_eq(it->name, claim->filter)) {
+        if (it->job_filter && !claim->others &&
+            !str_eq(it->name, claim->filter)) {
             return err_set(errp, -EBUSY, object,
                            "a job's filter node '%s' is still on it", it->name);
         }

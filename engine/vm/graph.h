@@ -262,13 +262,14 @@ struct graph_claim {
     const char *job;
     const char *filter;
     const char *copies_to; /* the node that 'job' has to copy onto; or NULL */
+    bool others;           /* may have jobs and their filters on the target */
 };
 
 /*
  * Proves a pivot (the claim) or names what is against it. 0: the device
  * reaches the target through filters only, no path from it reaches the source
- * or its protocol node, no other job uses the target, the job copies onto what
- * it has to (as far as this QEMU tells what a job uses), and query-block says
+ * or its protocol node, no other job uses the target (unless that is allowed),
+ * the job copies onto what it has to (as far as this QEMU tells what a job uses), and query-block says
  * the same. -ENOENT: no such device, target or job; -ENOMEDIUM; -EBUSY: not so
  * (yet);
  * -EAGAIN: the replies contradict each other, ask again; -ENOTSUP: this QEMU

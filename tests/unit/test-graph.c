@@ -382,6 +382,23 @@ Test(graph, mirror_back_is_proved_by_what_it_copies_onto)
                  -ENOENT);
 }
 
+Test(graph, jobs_of_others_are_against_a_pivot_but_not_against_a_window)
+{
+    static const char *const names[] = {"mirror-ready", "throttle-ready"};
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        _cleanup_graph_ struct graph *graph = load(names[i]);
+        struct graph_claim claim = {.device = VD0, .target = "q0"};
+        cr_assert_eq(graph_proof(graph, &claim, NULL), -EBUSY);
+        claim.filter = "mflt";
+        cr_assert_eq(graph_proof(graph, &claim, NULL), -EBUSY);
+        claim.filter = NULL;
+        claim.others = true;
+        cr_assert_eq(graph_proof(graph, &claim, NULL), 0);
+        claim.target = "q1";
+        cr_assert_eq(graph_proof(graph, &claim, NULL), -EBUSY);
+    }
+}
+
 Test(graph, export_is_another_user_of_the_disk)
 {
     _cleanup_graph_ struct graph *graph = load("export");
