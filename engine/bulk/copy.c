@@ -27,6 +27,8 @@ enum {
     STALL_MS = 600000,
     QUIET_MS = 1800000, /* nothing is to be seen: a map is made, say */
     LEAVE_MS = 30000,
+    REMOVE_MS =
+        2100000, /* as run/act-storage.c has it: to free takes a while */
     QUEUE_MAX = 256,
     NS_PER_MS = 1000000,
 };
@@ -56,7 +58,8 @@ struct copy {
     uint64_t idle_ms;   /* since that has grown */
     uint64_t ending_ms; /* since it was told to end */
     bool late;
-    bool left; /* its thread does not end */
+    bool cleans; /* 'ending_ms' is since then */
+    bool left;   /* its thread does not end */
     uint64_t started_ns;
     uint64_t cpu_us;
     int result; /* what is told of it */
@@ -73,6 +76,7 @@ static void copy_unref(struct copy *copy);
 static void look(struct copy *copy, const char **ret_phase,
                  struct pipeline *ret);
 static bool is_late(struct copy *copy);
+static bool cleans(struct copy *copy);
 static bool is_ending(struct copy *copy, uint64_t ms);
 static void work_tell(void *data, json_t *event);
 static void work_watch(void *data, const char *phase, const struct pipeline *p);
@@ -274,7 +278,7 @@ static void copy_on_tick(uv_timer_t *timer)
     look(copy, &phase, &view);
     ms = ms < TICK_MAX_MS ? ms : TICK_MAX_MS;
     copy->idle_ms += ms;
-    if (!copy->late && is_late(copy)) {
+    if (!copy->late && !cleans(copy) && is_late(copy)) {
         copy->late = true;
         copy_cancel(copy);
     }
@@ -321,16 +325,29 @@ static bool is_late(struct copy *copy)
     return copy->idle_ms > stall_ms(copy);
 }
 
+/* To remove the target is given the time that it takes, from its beginning. */
+static bool cleans(struct copy *copy)
+{
+    if (!copy->cleans && atomic_load(&copy->work.end) == WORK_CLEANS) {
+        copy->cleans = true;
+        copy->ending_ms = 0;
+    }
+    return copy->cleans;
+}
+
 /* Whether it was told to end: then its thread is not waited for for ever. */
 static bool is_ending(struct copy *copy, uint64_t ms)
 {
     const struct copy_options *o = &copy->work.options;
-    uint64_t limit_ms = stall_ms(copy) < LEAVE_MS ? stall_ms(copy) : LEAVE_MS;
-    if (!atomic_load(&copy->work.cancel)) {
+    uint64_t limit_ms = cleans(copy)                ? REMOVE_MS
+                        : stall_ms(copy) < LEAVE_MS ? stall_ms(copy)
+                                                    : LEAVE_MS;
+    if (!copy->cleans && !atomic_load(&copy->work.cancel)) {
         return false;
     }
     copy->ending_ms += ms;
-    if (copy->ending_ms > limit_ms) {
+    if (copy->ending_ms > limit_ms &&
+        (copy->cleans || work_decide(&copy->work, WORK_LEFT))) {
         (void)pthread_mutex_lock(&copy->lock);
         copy->deaf = copy->left = true;
         (void)pthread_mutex_unlock(&copy->lock);
@@ -453,7 +470,10 @@ static void explain(struct copy *copy)
         (void)err_set(&copy->told, -ECANCELED, what,
                       "was cancelled while its storage did not answer");
     }
-    if (o->kind == COPY_COPY) {
+    if (copy->cleans) {
+        err_hint(&copy->told, "the target was being removed, and may still be"
+                              " there: the same command copies all of it");
+    } else if (o->kind == COPY_COPY) {
         err_hint(&copy->told, "what is copied is kept: the same command goes on"
                               " once the storage answers");
     }

@@ -30,6 +30,7 @@ static int copy_bytes(struct work *work, struct err **errp);
 static int offload(struct work *work, struct err **errp);
 static int check_source_again(struct work *work, struct err **errp);
 static int verify_target(struct work *work, struct err **errp);
+static int check_wanted(const struct work *work);
 static void clean(struct work *work);
 static void tell_plan(struct work *work, bool resumes);
 static bool can_resume(const struct work *work, const struct record_head *head);
@@ -52,29 +53,47 @@ int work_copy(struct work *work, struct err **errp)
         r = check_target(work, errp);
     }
     if (r == 0) {
+        r = check_wanted(work);
+    }
+    if (r == 0) {
         r = begin(work, errp);
     }
     if (r < 0 || o->dry_run) {
         return r;
     }
-    r = copy_bytes(work, errp);
+    r = check_wanted(work);
+    if (r == 0) {
+        r = copy_bytes(work, errp);
+    }
     if (r == 0) {
         r = check_source_again(work, errp);
     }
     if (r == 0 && o->verify) {
         r = verify_target(work, errp);
     }
+    if (r == 0) {
+        r = check_wanted(work);
+    }
     if (r == 0 && o->manifest != NULL) {
         r = manifest_write(record_digests(work->record), o->manifest, errp);
     }
     if (r == 0) {
+        r = check_wanted(work);
+    }
+    if (r == 0) {
         record_remove(work->record);
-    } else if (o->clean) {
+    } else if (o->clean && work_decide(work, WORK_CLEANS)) {
         clean(work);
     } else if (errp != NULL && *errp != NULL && (*errp)->hint == NULL) {
         err_hint(errp, "what is copied is kept: the same command goes on");
     }
     return r;
+}
+
+bool work_decide(struct work *work, enum work_end end)
+{
+    unsigned undecided = WORK_GOES_ON;
+    return atomic_compare_exchange_strong(&work->end, &undecided, end);
 }
 
 void work_release(struct work *work)
@@ -460,13 +479,24 @@ static int verify_target(struct work *work, struct err **errp)
     return r;
 }
 
-/* Only what was made here, by its identity. */
+/* Of one that was left its end is told already. */
+static int check_wanted(const struct work *work)
+{
+    return atomic_load(&work->end) == WORK_LEFT ? -ECANCELED : 0;
+}
+
+/*
+ * Only what was made here, by its identity. To remove it can take long, and
+ * may be cut short: what of it is safe by the record is that no more.
+ */
 static void clean(struct work *work)
 {
     _cleanup_err_ struct err *err = NULL;
     struct volume *b = work->b;
+    struct record_head head = *record_head(work->record);
     if (work->created &&
-        b->ops->remove(b, NULL, work->b_info.identity, &err) < 0) {
+        (record_begin(work->record, &head, &err) < 0 ||
+         b->ops->remove(b, NULL, work->b_info.identity, &err) < 0)) {
         work_warn(work, "%s: could not be removed: %s", b->name,
                   err != NULL ? err->desc : "out of memory");
         return;

@@ -11,11 +11,19 @@
 #include "bulk/pipeline.h"
 #include "bulk/resume.h"
 
+/* How it ends, decided once, by whoever comes first. */
+enum work_end {
+    WORK_GOES_ON = 0,
+    WORK_CLEANS, /* this thread: the target is on its way out */
+    WORK_LEFT,   /* the loop: told to have failed, and nothing may change */
+};
+
 struct work {
     /* Set by copy.c. */
     struct copy_options options;
     const char *key;
     atomic_bool cancel;
+    atomic_uint end; /* enum work_end */
     void *data;
     /* Steals 'event'; from this thread. */
     void (*tell)(void *data, json_t *event);
@@ -45,6 +53,8 @@ struct work {
     struct pipeline copied; /* figures of the copy, or of the comparison */
 };
 
+/* Whether the end is this one now: not if another was first. */
+bool work_decide(struct work *work, enum work_end end);
 /* work.c: all of a copy; work-verify.c: of a comparison. */
 int work_copy(struct work *work, struct err **errp);
 int work_verify(struct work *work, struct err **errp);

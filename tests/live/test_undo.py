@@ -292,3 +292,42 @@ def test_there_is_no_way_back_by_a_mirror_that_goes_elsewhere(lab):
     scene.assert_attached()
     scene.assert_tidy()
     scene.judge()
+
+
+@timeout(120)
+def test_a_job_of_somebody_else_holds_up_an_undo_and_closes_no_window(lab):
+    """A backup that goes on, by an engine that lives and by one that begins:
+    each undo says which job is to end first, the next one brings all back."""
+    scene = Scene(lab, ["raw"])
+    before, sources = scene.vm.state(), dict(scene.now)
+    target = volume(lab, "raw")
+    copy = lab.path("backup.raw")
+    with open(copy, "wb") as f:
+        f.truncate(SIZE)
+    e = opened(scene, {"d0": target})
+    op, cmd = e.events[0]["op"], scene.vm.qmp.cmd
+    cmd("blockdev-add", driver="raw", **{"node-name": "copy"},
+        file={"driver": "file", "filename": copy})
+    cmd("blockdev-backup", **{
+        "job-id": "nightly", "device": f"qpv-{op}-d0-twin-top", "target": "copy", "sync": "full",
+        "speed": 1, "auto-dismiss": False})
+    r = lab.qpivot.run("undo", op, "--json")
+    assert r.rc != 0, r
+    e.wait_event("warning", lambda x: "the undo did not happen" in x["message"], 60)
+    e.wait_event("progress", lambda x: x["phase"] == "undo-window", 30)
+    e.kill()
+    scene.now["d0"] = target
+    scene.assert_attached()
+    r = lab.qpivot.run("undo", op, "--json")
+    assert r.rc == 3 and "nightly" in json.dumps(r.events), r
+    assert not [x for x in r.named("step") if x["step"] == "return-stop"], r
+    cmd("job-cancel", id="nightly")
+    wait_for("the end of the backup", lambda: [
+        j for j in scene.vm.jobs() if j["id"] == "nightly" and j["status"] == "concluded"], 20)
+    cmd("job-dismiss", id="nightly")
+    cmd("blockdev-del", **{"node-name": "copy"})
+    scene.vm.wait_writes(20)
+    scene.now = sources
+    r = lab.qpivot.run("undo", op, "--json")
+    assert r.rc == 0, r
+    assert_back(scene, before, {"d0": target})

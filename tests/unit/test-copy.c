@@ -13,9 +13,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/backend.h"
+#include "backends/volume.h"
 #include "base/err.h"
 #include "base/str.h"
 #include "bulk/copy.h"
+#include "bulk/resume.h"
 #include "fake/scratch.h"
 
 enum { SIZE = 3 << 20, SHORT_MS = 300, LONG_MS = 3600000 };
@@ -75,6 +78,8 @@ static void on_ended(void *data, enum copy_outcome outcome,
     heard->text = err != NULL ? err_text(err) : NULL;
 }
 
+static bool cleans;
+
 static void start(enum copy_kind kind, uint64_t stall_ms, struct heard *heard)
 {
     struct copy_options options = {.kind = kind,
@@ -82,6 +87,7 @@ static void start(enum copy_kind kind, uint64_t stall_ms, struct heard *heard)
                                    .target = kind == COPY_COPY ? target : NULL,
                                    .state_dir = dir,
                                    .manifest = manifest,
+                                   .clean = cleans,
                                    .stall_ms = stall_ms};
     struct copy_callbacks callbacks = {
         .data = heard, .event = on_event, .ended = on_ended};
@@ -186,5 +192,91 @@ Test(copy, one_that_goes_on_is_let)
     cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0);
     cr_assert_eq(heard.outcome, COPY_DONE, "%s", heard.text);
     cr_assert_eq(access(manifest, R_OK), 0);
+    done(&heard);
+}
+
+/* A file that is removed as slowly as a large image of objects. */
+static char gate[96];
+static struct backend_ops slow;
+static int (*remove_file)(struct volume *volume, const char *temp,
+                          const char *identity, struct err **errp);
+static int64_t done_when_removed = -1;
+
+static int slow_remove(struct volume *slow_volume, const char *temp,
+                       const char *identity, struct err **errp)
+{
+    json_auto_t *records = records_list(dir, NULL);
+    done_when_removed = json_integer_value(
+        json_object_get(json_array_get(records, 0), "bytes_done"));
+    int fd = open(gate, O_RDONLY | O_CLOEXEC);
+    (void)close(fd);
+    return remove_file(slow_volume, temp, identity, errp);
+}
+
+int __real_volume_parse(const char *uri, struct volume **ret,
+                        struct err **errp);
+int __wrap_volume_parse(const char *uri, struct volume **ret,
+                        struct err **errp);
+
+int __wrap_volume_parse(const char *uri, struct volume **ret, struct err **errp)
+{
+    int r = __real_volume_parse(uri, ret, errp);
+    if (r == 0 && *gate != '\0' && str_eq(uri, target)) {
+        slow = *(*ret)->ops;
+        remove_file = slow.remove;
+        slow.remove = slow_remove;
+        (*ret)->ops = &slow;
+    }
+    return r;
+}
+
+static void on_gate_timer(uv_timer_t *timer)
+{
+    int fd = open(gate, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)close(fd);
+        uv_close((uv_handle_t *)timer, NULL);
+    }
+}
+
+/* Cut short, the removal must leave no record that vouches for the content. */
+Test(copy, a_target_is_forgotten_first_and_removed_to_the_end)
+{
+    struct heard heard = {0};
+    uv_timer_t timer;
+    (void)snprintf(gate, sizeof(gate), "%s/gate", dir);
+    cr_assert_eq(mkfifo(gate, 0600), 0);
+    (void)snprintf(manifest, sizeof(manifest), "%s/none/manifest", dir);
+    cleans = true;
+    start(COPY_COPY, SHORT_MS, &heard);
+    (void)uv_timer_init(&loop, &timer);
+    (void)uv_timer_start(&timer, on_gate_timer, 10 * SHORT_MS, SHORT_MS);
+    cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0);
+    cr_assert_eq(done_when_removed, 0, "%lld", (long long)done_when_removed);
+    cr_assert_eq(heard.ended, 1);
+    cr_assert_eq(heard.code, -ENOENT, "it was left: %s", heard.text);
+    cr_assert_neq(access(target, F_OK), 0);
+    json_auto_t *records = records_list(dir, NULL);
+    cr_assert_eq(json_array_size(records), 0);
+    done(&heard);
+}
+
+/* It was told that what is copied is kept. */
+Test(copy, one_that_was_left_removes_nothing_later)
+{
+    struct heard heard = {0};
+    unsigned n = n_threads();
+    cleans = true;
+    start(COPY_COPY, SHORT_MS, &heard);
+    cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0, "it is waited for");
+    cr_assert_eq(heard.code, -ETIMEDOUT);
+    cr_assert_not_null(
+        strstr(json_string_value(json_object_get(
+                   json_object_get(heard.last, "error"), "hint")),
+               "is kept"));
+    release(part, O_RDONLY, n); /* no pipe can be flushed: it fails */
+    cr_assert_eq(access(target, F_OK), 0, "it was removed");
+    json_auto_t *records = records_list(dir, NULL);
+    cr_assert_eq(json_array_size(records), 1);
     done(&heard);
 }
