@@ -296,7 +296,7 @@ def test_there_is_no_way_back_by_a_mirror_that_goes_elsewhere(lab):
 
 @timeout(120)
 def test_a_job_of_somebody_else_holds_up_an_undo_and_closes_no_window(lab):
-    """A backup that goes on, by an engine that lives and by one that begins:
+    """One that copies a target, by an engine that lives and by one that begins:
     each undo says which job is to end first, the next one brings all back."""
     scene = Scene(lab, ["raw"])
     before, sources = scene.vm.state(), dict(scene.now)
@@ -308,11 +308,13 @@ def test_a_job_of_somebody_else_holds_up_an_undo_and_closes_no_window(lab):
     op, cmd = e.events[0]["op"], scene.vm.qmp.cmd
     cmd("blockdev-add", driver="raw", **{"node-name": "copy"},
         file={"driver": "file", "filename": copy})
-    cmd("blockdev-backup", **{
-        "job-id": "nightly", "device": f"qpv-{op}-d0-twin-top", "target": "copy", "sync": "full",
+    cmd("blockdev-add", driver="raw", file=f"qpv-{op}-d0", **{
+        "node-name": "peek", "read-only": True})
+    cmd("blockdev-mirror", **{
+        "job-id": "nightly", "device": "peek", "target": "copy", "sync": "full",
         "speed": 1, "auto-dismiss": False})
-    r = lab.qpivot.run("undo", op, "--json")
-    assert r.rc != 0, r
+    r = lab.qpivot.run("undo", op, "--json", "--timeout", "10")
+    assert r.rc == 3 and r.last["answer"] == "unknown", r
     e.wait_event("warning", lambda x: "the undo did not happen" in x["message"], 60)
     e.wait_event("progress", lambda x: x["phase"] == "undo-window", 30)
     e.kill()
@@ -325,7 +327,8 @@ def test_a_job_of_somebody_else_holds_up_an_undo_and_closes_no_window(lab):
     wait_for("the end of the backup", lambda: [
         j for j in scene.vm.jobs() if j["id"] == "nightly" and j["status"] == "concluded"], 20)
     cmd("job-dismiss", id="nightly")
-    cmd("blockdev-del", **{"node-name": "copy"})
+    for node in ("peek", "copy"):
+        cmd("blockdev-del", **{"node-name": node})
     scene.vm.wait_writes(20)
     scene.now = sources
     r = lab.qpivot.run("undo", op, "--json")
