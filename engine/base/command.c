@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
@@ -16,7 +17,13 @@
 #include "base/err.h"
 #include "base/str.h"
 
-enum { OUTPUT_MAX = 256 * 1024, KILLED_MS = 2000, STEP_MS = 20 };
+enum {
+    OUTPUT_MAX = 256 * 1024,
+    TAKE_MAX = 1024 * 1024, /* at once: no pipe of a user's holds more */
+    KILLED_MS = 2000,
+    STEP_MS = 20,
+    STUCK_MAX = 64,
+};
 
 struct stream {
     int fd; /* -1: at its end */
@@ -35,6 +42,17 @@ static int spawn_into(struct command *command, const char *const *argv, int out,
                       int err);
 static bool follow(struct command *command, uint64_t until_ms, int *ret_status);
 static void take(struct stream *stream);
+static void leave(struct command *command);
+static void reap_stuck(void);
+
+/* Killed ones that hang in the kernel: each is reaped by a later call. */
+static pthread_mutex_t stuck_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct stuck {
+    pid_t pid; /* 0: free */
+    int pidfd; /* its number may be another child's, should who embeds us
+                  have waited for any */
+} stuck[STUCK_MAX];
 
 static uint64_t now_ms(void)
 {
@@ -49,6 +67,7 @@ int command_run(const char *const *argv, unsigned timeout_ms,
     struct command command = {
         .pid = 0, .out.fd = -1, .err.fd = -1, .pidfd = -1};
     int status = 0;
+    reap_stuck();
     int r = start(&command, argv);
     if (r < 0) {
         return err_set(errp, r, argv[0], "cannot be started: %s", strerror(-r));
@@ -57,7 +76,9 @@ int command_run(const char *const *argv, unsigned timeout_ms,
     if (!ended) {
         (void)kill(-command.pid, SIGKILL);
         /* What hangs in the kernel is not waited for. */
-        (void)follow(&command, now_ms() + KILLED_MS, &status);
+        if (!follow(&command, now_ms() + KILLED_MS, &status)) {
+            leave(&command);
+        }
         r = err_set(errp, -ETIMEDOUT, argv[0],
                     "did not end in %u s and was killed", timeout_ms / 1000);
     }
@@ -194,11 +215,11 @@ static bool follow(struct command *command, uint64_t until_ms, int *ret_status)
     }
 }
 
-/* All that is there now. */
+/* All that is there now, but not what is written as fast as it is read. */
 static void take(struct stream *stream)
 {
     char bytes[4096];
-    while (stream->fd >= 0) {
+    for (size_t taken = 0; stream->fd >= 0 && taken < TAKE_MAX;) {
         ssize_t n = read(stream->fd, bytes, sizeof(bytes));
         if (n < 0) {
             return; /* later */
@@ -208,6 +229,7 @@ static void take(struct stream *stream)
             stream->fd = -1;
             return;
         }
+        taken += (size_t)n;
         size_t room = OUTPUT_MAX - stream->len;
         size_t more = (size_t)n < room ? (size_t)n : room;
         char *text = realloc(stream->text, stream->len + more + 1);
@@ -218,4 +240,41 @@ static void take(struct stream *stream)
             text[stream->len] = '\0';
         }
     }
+}
+
+/* --- what does not end --- */
+
+static void leave(struct command *command)
+{
+    (void)pthread_mutex_lock(&stuck_lock);
+    for (unsigned i = 0; i < STUCK_MAX; i++) {
+        if (stuck[i].pid == 0) {
+            stuck[i] = (struct stuck){command->pid, command->pidfd};
+            command->pidfd = -1;
+            break;
+        }
+    }
+    (void)pthread_mutex_unlock(&stuck_lock);
+}
+
+static bool is_reaped(const struct stuck *it)
+{
+    siginfo_t info = {0};
+    bool by_fd = it->pidfd >= 0;
+    int r =
+        waitid(by_fd ? P_PIDFD : P_PID, by_fd ? (id_t)it->pidfd : (id_t)it->pid,
+               &info, WEXITED | WNOHANG);
+    return (r == 0 && info.si_pid != 0) || (r < 0 && errno == ECHILD);
+}
+
+static void reap_stuck(void)
+{
+    (void)pthread_mutex_lock(&stuck_lock);
+    for (unsigned i = 0; i < STUCK_MAX; i++) {
+        if (stuck[i].pid != 0 && is_reaped(&stuck[i])) {
+            closep(&stuck[i].pidfd);
+            stuck[i] = (struct stuck){0};
+        }
+    }
+    (void)pthread_mutex_unlock(&stuck_lock);
 }

@@ -17,7 +17,8 @@ struct command_result {
  * Runs argv[0], found in PATH, with the words 'argv' (NULL-ended), stdin from
  * /dev/null and messages in English; each text is cut at 256 KiB. 0 however it
  * exited. -ENOENT if there is no such program; -ETIMEDOUT if it was killed,
- * with its process group, after 'timeout_ms'.
+ * with its process group, after 'timeout_ms'; one that even so does not end is
+ * left, and reaped by a later call.
  */
 int command_run(const char *const *argv, unsigned timeout_ms,
                 struct command_result *ret, struct err **errp);

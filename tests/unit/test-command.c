@@ -4,11 +4,41 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/command.h"
 #include "base/err.h"
 
 TestSuite(command, .timeout = 30);
+
+/* As from one who writes faster than he is read. */
+static bool floods;
+static bool spares; /* SIGKILL does nothing, as to one stuck in the kernel */
+static pid_t spared;
+
+ssize_t __real_read(int fd, void *buffer, size_t size);
+ssize_t __wrap_read(int fd, void *buffer, size_t size);
+int __real_kill(pid_t pid, int number);
+int __wrap_kill(pid_t pid, int number);
+
+ssize_t __wrap_read(int fd, void *buffer, size_t size)
+{
+    if (floods) {
+        memset(buffer, 'x', size);
+        return (ssize_t)size;
+    }
+    return __real_read(fd, buffer, size);
+}
+
+int __wrap_kill(pid_t pid, int number)
+{
+    if (spares) {
+        spared = -pid;
+        return 0;
+    }
+    return __real_kill(pid, number);
+}
 
 static struct command_result run(const char *script, unsigned timeout_ms,
                                  int wanted)
@@ -76,4 +106,25 @@ Test(command, messages_are_english)
     struct command_result result = run("echo $LC_ALL", 10000, 0);
     cr_assert_str_eq(result.output, "C\n");
     command_result_done(&result);
+}
+
+Test(command, endless_text_does_not_outlast_the_deadline)
+{
+    floods = true;
+    (void)run("sleep 100", 200, -ETIMEDOUT);
+}
+
+Test(command, one_that_cannot_be_killed_is_reaped_later)
+{
+    siginfo_t info;
+    spares = true;
+    (void)run("exec sleep 100", 100, -ETIMEDOUT);
+    spares = false;
+    cr_assert_gt(spared, 0);
+    cr_assert_eq(kill(spared, SIGKILL), 0);
+    cr_assert_eq(waitid(P_PID, (id_t)spared, &info, WEXITED | WNOWAIT), 0);
+    struct command_result result = run("true", 10000, 0);
+    command_result_done(&result);
+    cr_assert_eq(waitpid(spared, NULL, WNOHANG), -1, "it is a zombie still");
+    cr_assert_eq(errno, ECHILD);
 }
