@@ -34,6 +34,8 @@ struct volume_work {
     char *temp;
     char *identity;
     char *state;
+    bool again;
+    bool alone;
     volume_done_fn *cb;
     void *data;
     volume_left_fn *left; /* nobody listens: the volume is ours */
@@ -74,6 +76,8 @@ int volume_submit(uv_loop_t *loop, struct volume *volume,
     work->volume = volume;
     work->act = request->act;
     work->size = request->size;
+    work->again = request->again;
+    work->alone = request->alone;
     work->cb = cb;
     work->data = data;
     if (request->temp != NULL) {
@@ -172,6 +176,8 @@ static int work_act(struct volume_work *work)
 {
     struct volume *volume = work->volume;
     const struct backend_ops *ops = volume->ops;
+    const struct volume_planned planned = {work->identity, work->state,
+                                           work->again, work->alone};
     switch (work->act) {
     case VOLUME_PROBE:
         return ops->probe(volume, &work->result.info, &work->err);
@@ -198,11 +204,11 @@ static int work_act(struct volume_work *work)
     case VOLUME_ATTACH:
         return ops->attach == NULL
                    ? 0
-                   : ops->attach(volume, &work->result.info, &work->err);
+                   : ops->attach(volume, &planned, &work->result.info,
+                                 &work->err);
     case VOLUME_DETACH:
-        return ops->detach == NULL
-                   ? 0
-                   : ops->detach(volume, work->state, &work->err);
+        return ops->detach == NULL ? 0
+                                   : ops->detach(volume, &planned, &work->err);
     }
     return -EINVAL;
 }

@@ -84,10 +84,14 @@ struct volume_info {
      * it as it is, and attach has nothing to do.
      */
     char state[16];
+    /* attach, also one that fails: there is nothing of it to give back. */
+    bool untouched;
     /* probe, answer: why not every copy gets every write; "": each does. */
     char degraded[96];
     bool heals; /* ... which mends itself in a while */
     bool fills; /* thin, but zeroes that are written take up their space */
+    /* probe: why a user on another host would not be seen; "": he would. */
+    char alone[96];
 };
 
 enum backend_flags {
@@ -98,6 +102,14 @@ enum backend_flags {
     BACKEND_STALLS =
         1 << 5,           /* QEMU stands still where it looks at a dead one */
     BACKEND_NBD = 1 << 3, /* nodes are NBD clients: QEMU needs yank for them */
+};
+
+/* What a plan knew of a volume that is to be made usable, or given back. */
+struct volume_planned {
+    const char *identity; /* NULL or "": unknown */
+    const char *state;    /* volume_info.state */
+    bool again;           /* an earlier try may have changed that */
+    bool alone;           /* also where users elsewhere would not be seen */
 };
 
 struct backend_ops {
@@ -163,17 +175,23 @@ struct backend_ops {
                   struct err **errp);
     /*
      * worker: make it usable on this host: QEMU can open it for writing then;
-     * done already is success. What it changes, volume_info.state of a probe
-     * before it tells; ret as probe. NULL: it always is.
+     * done by an earlier try is success. -ESTALE when it is not what was
+     * planned, or stands otherwise; -EBUSY when somebody uses it. ret as
+     * probe, and 'untouched' however it ends. NULL: it always is usable.
      */
-    int (*attach)(struct volume *volume, struct volume_info *ret,
-                  struct err **errp);
+    int (*attach)(struct volume *volume, const struct volume_planned *planned,
+                  struct volume_info *ret, struct err **errp);
     /*
-     * worker: give that back: what 'state' was before. NULL: it is not needed
-     * on this host any more, but what was brought up stays up. As it was
-     * already is success; -EBUSY when somebody has it open.
+     * worker: give that back: as it was planned. Its state NULL: it is not
+     * needed on this host any more, but what was brought up stays up. As it
+     * was already, or another volume now, is success; -EBUSY when somebody has
+     * it open.
      */
-    int (*detach)(struct volume *volume, const char *state, struct err **errp);
+    int (*detach)(struct volume *volume, const struct volume_planned *planned,
+                  struct err **errp);
+    unsigned attach_ms; /* both end in that by themselves; 0: as any other */
+    /* Pure: to attach one is to attach the other. NULL: never. */
+    bool (*is_attached_with)(const struct volume *a, const struct volume *b);
     /*
      * worker: the secret that QEMU needs, base64 text for object-add secret
      * with format=base64; *ret NULL if none is needed. The caller wipes and
@@ -219,8 +237,10 @@ struct volume_request {
     enum volume_act act;
     uint64_t size;        /* create */
     const char *temp;     /* create, publish, remove; copied */
-    const char *identity; /* publish, remove; copied */
-    const char *state;    /* detach; copied, may be NULL */
+    const char *identity; /* publish, remove, attach, detach; copied */
+    const char *state;    /* attach, detach; copied, may be NULL */
+    bool again;           /* attach: an earlier try may have done it */
+    bool alone;           /* attach: see volume_planned */
     /*
      * create: a local file whose user can open the new one too, because it
      * gets its owner, group and mode as far as we may; NULL: unknown. Copied.

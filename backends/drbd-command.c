@@ -188,13 +188,21 @@ static int change(const struct drbd_name *name, const char *verb,
     return r;
 }
 
+static uint64_t now_ms(void)
+{
+    struct timespec now = {0};
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 /* Refused with one of these, it is worth another try within the time. */
 static int change_in(const struct drbd_name *name, const char *verb,
                      const int *again, unsigned n_again, struct err **errp)
 {
     struct timespec pause = {.tv_nsec = AGAIN_MS * 1000000L};
+    uint64_t end = now_ms() + CLOSING_MS;
     int r = 0;
-    for (unsigned waited = 0;; waited += AGAIN_MS) {
+    for (;;) {
         _cleanup_err_ struct err *err = NULL;
         int number = 0;
         bool worth = false;
@@ -202,7 +210,7 @@ static int change_in(const struct drbd_name *name, const char *verb,
         for (unsigned i = 0; r < 0 && i < n_again; i++) {
             worth = worth || again[i] == number;
         }
-        if (!worth || waited >= CLOSING_MS) {
+        if (!worth || now_ms() >= end) {
             if (errp != NULL) {
                 *errp = TAKE_PTR(err);
             }

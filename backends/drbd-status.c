@@ -388,6 +388,25 @@ void drbd_status_degraded(const struct drbd_status *status,
     *ret_heals = *ret != '\0' && heals;
 }
 
+bool drbd_status_is_alone(const struct drbd_status *status,
+                          char ret[DRBD_DEGRADED])
+{
+    *ret = '\0';
+    if (status->n_peers == 0) {
+        (void)snprintf(ret, DRBD_DEGRADED, "the kernel knows no peer of it");
+    }
+    for (unsigned i = 0; i < status->n_peers && *ret == '\0'; i++) {
+        const struct drbd_peer *peer = &status->peers[i];
+        bool connected = str_eq(peer->connection, "Connected");
+        if (!connected || *peer->role == '\0' ||
+            str_eq(peer->role, "Unknown")) {
+            (void)snprintf(ret, DRBD_DEGRADED, "peer '%.40s' is %s", peer->name,
+                           connected ? "of an unknown role" : peer->connection);
+        }
+    }
+    return *ret != '\0';
+}
+
 bool drbd_promotes_itself(const char *show)
 {
     const char *at = strstr(show, "auto-promote");

@@ -60,6 +60,13 @@ enum { DRBD_DEGRADED = 96 };
 void drbd_status_degraded(const struct drbd_status *status,
                           char ret[DRBD_DEGRADED], bool *ret_heals);
 
+/*
+ * Whether a peer may have it Primary without being known to: which one, and
+ * why. Cleared otherwise.
+ */
+bool drbd_status_is_alone(const struct drbd_status *status,
+                          char ret[DRBD_DEGRADED]);
+
 /* Whether 'drbdsetup show RES' of 9 leaves promotion to who opens it. */
 bool drbd_promotes_itself(const char *show);
 

@@ -37,28 +37,16 @@
 #include "bulk.h"
 #include "device.h"
 #include "drbd-command.h"
+#include "drbd-private.h"
 #include "lock.h"
 #include "registry.h"
 #include "uri.h"
 #include "volume.h"
 
 enum {
-    MAJOR = 147, /* registered for it; 8.4 and 9 */
     VOLUME_MAX = 65535,
-    READY_MS = 30000, /* the device node, its size, and its peers */
-    AGAIN_MS = 200,
-};
-
-/* How it stands on this host, in volume_info.state and the journal. */
-static const char state_down[] = "down";
-static const char state_secondary[] = "secondary";
-static const char state_primary[] = "primary";
-
-struct drbd_volume {
-    struct volume volume;
-    char *resource;
-    unsigned number;
-    char *path; /* as last seen, or NULL */
+    READY_MS = 30000,   /* the device node, its size, and its peers */
+    ATTACH_MS = 300000, /* all the deadlines of one attach */
 };
 
 static const struct drbd_places system_places = {"/dev", "/sys", S_IFBLK,
@@ -72,8 +60,6 @@ static int look_up(struct drbd_volume *self, const struct drbd_status *status,
 static void look_users(struct drbd_volume *self,
                        const struct drbd_status *status,
                        struct volume_info *ret);
-static int wait_up(struct drbd_volume *self, struct drbd_status *status,
-                   bool *ret_manual, struct err **errp);
 static bool is_device(const char *path, dev_t *ret);
 static char *path_of_link(const char *resource, unsigned number,
                           bool by_volume);
@@ -87,12 +73,12 @@ void drbd_set_places_for_tests(const struct drbd_places *other)
     places = other != NULL ? other : &system_places;
 }
 
-static struct drbd_volume *drbd_of(const struct volume *volume)
+struct drbd_volume *drbd_of(const struct volume *volume)
 {
     return (struct drbd_volume *)(uintptr_t)volume; /* its first member */
 }
 
-static struct drbd_name name_of(const struct drbd_volume *self)
+struct drbd_name drbd_name_of(const struct drbd_volume *self)
 {
     return (struct drbd_name){self->volume.name, self->resource, self->number};
 }
@@ -276,11 +262,11 @@ static char *drbd_legacy_name(const struct volume *volume)
 
 /* --- looking --- */
 
-static int drbd_probe(struct volume *volume, struct volume_info *ret,
-                      struct err **errp)
+int drbd_probe(struct volume *volume, struct volume_info *ret,
+               struct err **errp)
 {
     struct drbd_volume *self = drbd_of(volume);
-    struct drbd_name name = name_of(self);
+    struct drbd_name name = drbd_name_of(self);
     struct drbd_status status;
     bool manual = true;
     volume_info_init(ret);
@@ -297,8 +283,8 @@ static int drbd_probe(struct volume *volume, struct volume_info *ret,
 static void tell_identity(unsigned minor, struct volume_info *ret)
 {
     ret->exists = true;
-    (void)snprintf(ret->identity, sizeof(ret->identity), "block:%d:%u", MAJOR,
-                   minor);
+    (void)snprintf(ret->identity, sizeof(ret->identity), "block:%d:%u",
+                   DRBD_MAJOR, minor);
 }
 
 static int keep_path(struct drbd_volume *self, char *path)
@@ -311,7 +297,7 @@ static int keep_path(struct drbd_volume *self, char *path)
 static int look_down(struct drbd_volume *self, struct volume_info *ret,
                      struct err **errp)
 {
-    struct drbd_name name = name_of(self);
+    struct drbd_name name = drbd_name_of(self);
     unsigned minor = 0;
     int r = drbd_configured_minor(&name, &minor, errp);
     if (r != 0) {
@@ -325,7 +311,7 @@ static int look_down(struct drbd_volume *self, struct volume_info *ret,
         return -ENODATA;
     }
     ret->data = ret->size;
-    (void)snprintf(ret->state, sizeof(ret->state), "%s", state_down);
+    (void)snprintf(ret->state, sizeof(ret->state), "%s", drbd_state_down);
     tell_identity(minor, ret);
     return keep_path(self, path_of_minor(minor));
 }
@@ -355,13 +341,13 @@ static int look_up(struct drbd_volume *self, const struct drbd_status *status,
         (uint32_t)sysfs_number(status->minor, "queue/logical_block_size");
     ret->direct = DIRECT_WORKS;
     ret->direct_size = ret->block_size;
-    if (manual) {
-        bool primary = drbd_status_is_primary(status);
-        (void)snprintf(ret->state, sizeof(ret->state), "%s",
-                       primary ? state_primary : state_secondary);
-    }
+    (void)snprintf(ret->state, sizeof(ret->state), "%s",
+                   drbd_state_of(status, manual));
     ret->fills = backing_fills(self);
     drbd_status_degraded(status, ret->degraded, &ret->heals);
+    if (!drbd_status_is_primary(status)) {
+        (void)drbd_status_is_alone(status, ret->alone);
+    }
     look_users(self, status, ret);
     return 0;
 }
@@ -381,6 +367,9 @@ static void look_users(struct drbd_volume *self,
     ret->read_only = faccessat(AT_FDCWD, self->path, W_OK, AT_EACCESS) < 0;
     if (!drbd_status_is_primary(status)) {
         return; /* and nobody can have it open */
+    }
+    if (*status->suspended != '\0') {
+        return; /* to read from it would hang */
     }
     _cleanup_close_ int fd =
         open(self->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -407,7 +396,7 @@ static int drbd_answer(struct volume *volume, struct volume_info *ret,
                        struct err **errp)
 {
     struct drbd_volume *self = drbd_of(volume);
-    struct drbd_name name = name_of(self);
+    struct drbd_name name = drbd_name_of(self);
     struct drbd_status status;
     volume_info_init(ret);
     int r = drbd_look(&name, &status, NULL, errp);
@@ -434,131 +423,6 @@ static int drbd_answer(struct volume *volume, struct volume_info *ret,
     return r < 0 ? r : 0;
 }
 
-/* --- making it usable --- */
-
-/*
- * Who was down may not know yet that a peer has it Primary: two of them would
- * part for good. So a resource that was brought up here is promoted only when
- * all peers are there.
- */
-static const struct drbd_peer *missing_peer(const struct drbd_status *status)
-{
-    for (unsigned i = 0; i < status->n_peers; i++) {
-        const struct drbd_peer *peer = &status->peers[i];
-        if (!str_eq(peer->connection, "Connected") ||
-            str_eq(peer->role, "Unknown")) {
-            return peer;
-        }
-    }
-    return NULL;
-}
-
-static int drbd_attach(struct volume *volume, struct volume_info *ret,
-                       struct err **errp)
-{
-    struct drbd_volume *self = drbd_of(volume);
-    struct drbd_name name = name_of(self);
-    struct drbd_status status;
-    bool manual = true;
-    int r = drbd_look(&name, &status, &manual, errp);
-    if (r == DRBD_E_UNDEFINED) {
-        return err_set(errp, -ENOENT, name.object, "is not there any more");
-    }
-    if (r == DRBD_E_DOWN) {
-        r = drbd_adjust(&name, errp);
-        if (r == 0) {
-            r = wait_up(self, &status, &manual, errp);
-        }
-    }
-    if (r == 0 && manual && !drbd_status_is_primary(&status)) {
-        r = drbd_promote(&name, errp);
-    }
-    return r < 0 ? r : drbd_probe(volume, ret, errp);
-}
-
-static int drbd_detach(struct volume *volume, const char *state,
-                       struct err **errp)
-{
-    struct drbd_volume *self = drbd_of(volume);
-    struct drbd_name name = name_of(self);
-    struct drbd_status status;
-    if (str_eq(state, state_primary)) {
-        return 0;
-    }
-    int r = drbd_look(&name, &status, NULL, errp);
-    if (r != 0) {
-        return r < 0 ? r : 0; /* it is down */
-    }
-    if (drbd_status_is_primary(&status)) {
-        r = drbd_demote(&name, errp);
-    }
-    if (r == 0 && str_eq(state, state_down)) {
-        r = drbd_down(&name, errp);
-    }
-    if (r < 0) {
-        err_hint(errp, "when nobody has it open: 'drbdadm %s %s'",
-                 str_eq(state, state_down) ? "down" : "secondary",
-                 name.resource);
-    }
-    return r;
-}
-
-static uint64_t now_ms(void)
-{
-    struct timespec now = {0};
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-/* What an adjusted resource still lacks, "" for nothing. */
-static void look_lacks(const struct drbd_status *status, char ret[128])
-{
-    const struct drbd_peer *peer = missing_peer(status);
-    _cleanup_free_ char *path = path_of_minor(status->minor);
-    *ret = '\0';
-    if (path == NULL || !is_device(path, NULL)) {
-        (void)snprintf(ret, 128, "there is no device %.64s", path);
-    } else if (sysfs_number(status->minor, "size") == 0) {
-        (void)snprintf(ret, 128, "its disk is %s, it has no size",
-                       status->disk);
-    } else if (peer != NULL) {
-        (void)snprintf(ret, 128, "peer '%.48s' is %s", peer->name,
-                       peer->connection);
-    }
-}
-
-static int wait_up(struct drbd_volume *self, struct drbd_status *status,
-                   bool *ret_manual, struct err **errp)
-{
-    const struct timespec pause = {.tv_nsec = AGAIN_MS * 1000000L};
-    struct drbd_name name = name_of(self);
-    uint64_t end = now_ms() + places->ready_ms;
-    char lacks[128] = "it is down still";
-    for (;;) {
-        int r = drbd_look(&name, status, ret_manual, errp);
-        if (r < 0) {
-            return r;
-        }
-        if (r == 0) {
-            look_lacks(status, lacks);
-        }
-        if (r == 0 && *lacks == '\0') {
-            return 0;
-        }
-        if (now_ms() >= end) {
-            break;
-        }
-        (void)nanosleep(&pause, NULL);
-    }
-    (void)err_set(errp, -ETIMEDOUT, name.object,
-                  "was brought up, but cannot be used: %s", lacks);
-    err_hint(errp,
-             "see 'drbdadm status %s'; a resource that is up and Primary"
-             " already is used as it is",
-             name.resource);
-    return -ETIMEDOUT;
-}
-
 /* --- devices --- */
 
 static bool is_device(const char *path, dev_t *ret)
@@ -571,6 +435,25 @@ static bool is_device(const char *path, dev_t *ret)
         *ret = S_ISBLK(st.st_mode) ? st.st_rdev : (dev_t)st.st_ino;
     }
     return true;
+}
+
+unsigned drbd_ready_ms(void)
+{
+    return places->ready_ms;
+}
+
+bool drbd_is_ready(const struct drbd_status *status, char ret[128])
+{
+    _cleanup_free_ char *path = path_of_minor(status->minor);
+    *ret = '\0';
+    if (path == NULL || !is_device(path, NULL)) {
+        (void)snprintf(ret, 128, "there is no device %.64s",
+                       path != NULL ? path : "");
+    } else if (sysfs_number(status->minor, "size") == 0) {
+        (void)snprintf(ret, 128, "its disk is %s, it has no size",
+                       status->disk);
+    }
+    return *ret == '\0';
 }
 
 static char *path_of_link(const char *resource, unsigned number, bool by_volume)
@@ -633,7 +516,7 @@ static uint64_t sysfs_number(unsigned minor, const char *what)
  */
 static bool backing_fills(const struct drbd_volume *self)
 {
-    struct drbd_name name = name_of(self);
+    struct drbd_name name = drbd_name_of(self);
     struct stat st;
     _cleanup_free_ char *device = drbd_backing(&name);
     if (device == NULL || stat(device, &st) < 0 ||
@@ -663,5 +546,7 @@ const struct backend_ops backend_drbd = {
     .answer = drbd_answer,
     .attach = drbd_attach,
     .detach = drbd_detach,
+    .attach_ms = ATTACH_MS,
+    .is_attached_with = drbd_is_attached_with,
     .bulk = &bulk_file,
 };

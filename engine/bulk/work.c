@@ -200,6 +200,10 @@ static int check_target(struct work *work, struct err **errp)
         }
         return -EBUSY;
     }
+    if (*info->alone != '\0') {
+        return err_set(errp, -ENOTCONN, b->name,
+                       "%s: it may have the volume in use", info->alone);
+    }
     if (info->read_only) {
         return err_set(errp, -EROFS, b->name, "cannot be written");
     }

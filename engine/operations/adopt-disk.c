@@ -136,7 +136,8 @@ static int fill_rest(struct plan_disk *disk)
         &disk->sync,        &disk->reason,      &disk->copy_mode,
         &disk->how,         &disk->dst_node,    &disk->disk,
         &disk->placeholder, &disk->base,        &disk->base_file,
-        &disk->base_format, &disk->from_state,  &disk->to_state};
+        &disk->base_format, &disk->from_state,  &disk->to_state,
+        &disk->to_identity};
     json_t **const arrays[] = {&disk->source_nodes, &disk->bitmaps,
                                &disk->known_bitmaps};
     json_t **const objects[] = {&disk->before, &disk->file_options,

@@ -447,6 +447,15 @@ static void check_replicas(struct op *op, const struct plan_disk *disk,
 {
     bool allowed = op_plan(op)->allow_degraded;
     struct err *err = NULL;
+    if (*info->alone != '\0' && !allowed && !info->in_use &&
+        (*info->degraded == '\0' || info->heals)) {
+        (void)err_set(&err, -ENOTCONN, volume->name,
+                      "%s: it may have the volume in use", info->alone);
+        err_hint(&err, "connect it; where a person knows that nobody has,"
+                       " --allow-degraded does without");
+        op_problem(op, err);
+        return;
+    }
     if (*info->degraded == '\0') {
         return;
     }

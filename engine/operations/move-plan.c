@@ -444,6 +444,8 @@ static void decide_disk(struct op *op, struct plan_disk *disk)
     disk->create = !looked->target.exists && !volume->existing;
     free(disk->to_state);
     disk->to_state = strdup(looked->target.state);
+    free(disk->to_identity);
+    disk->to_identity = strdup(looked->target.identity);
     bool qcow2 = volume->format_given ? volume->format == FORMAT_QCOW2
                  : disk->create
                      ? move_is_qcow2_name(volume->name) &&

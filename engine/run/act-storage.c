@@ -35,6 +35,17 @@ static uint64_t answer_ms(const struct act *act)
     return limit != 0 ? limit : ANSWER_MS;
 }
 
+/*
+ * What attaches ends by itself, in a time of its own: to leave it before would
+ * park what can be undone.
+ */
+static uint64_t attach_ms(const struct act *act)
+{
+    bool attaches =
+        act->working == VOLUME_ATTACH || act->working == VOLUME_DETACH;
+    return attaches ? act->volume->ops->attach_ms : 0;
+}
+
 bool act_works(const struct act *act)
 {
     return act->work != NULL || act->check != NULL;
@@ -53,6 +64,9 @@ void act_storage(struct act *act, struct volume *volume,
     act->work_began_ms = now;
     act->work_until_ms =
         now + answer_ms(act) + (request->act == VOLUME_REMOVE ? FREEING_MS : 0);
+    if (act->work_until_ms < now + attach_ms(act)) {
+        act->work_until_ms = now + attach_ms(act);
+    }
     int r = volume_submit(act->op->host.loop, volume, &keeping, act_on_storage,
                           act, &act->work);
     if (r < 0) {
@@ -133,7 +147,8 @@ void act_cancel_work(struct act *act)
     if (act->check != NULL) {
         check_cancel(act->check); /* it bounds itself */
     }
-    shorten(act, CANCELLED_MS);
+    uint64_t own_ms = act->work != NULL ? attach_ms(act) : 0;
+    shorten(act, own_ms > CANCELLED_MS ? own_ms : CANCELLED_MS);
 }
 
 void act_hurry(struct act *act)
@@ -226,11 +241,27 @@ bool act_leave_late(struct act *act, uint64_t now_ms)
 
 /* --- what storage answers --- */
 
+/* Nothing was done: what is as it would have to be undone is another's. */
+static void act_forget_intent(const struct act *act)
+{
+    struct op *op = act->op;
+    op_mark(op, act->step, act->disk)->status = MARK_UNDONE;
+    if (journal_append(op->host.journal, op->id, JOURNAL_UNDONE,
+                       act->step->name, act->disk, NULL, op_now_us(), NULL,
+                       NULL) < 0) {
+        op_warn(op, "the journal cannot be written");
+    }
+}
+
 static void act_on_storage(void *data, const struct err *err,
                            struct volume_result *result)
 {
     struct act *act = data;
     act->work = NULL;
+    if (err != NULL && act->working == VOLUME_ATTACH &&
+        result->info.untouched) {
+        act_forget_intent(act);
+    }
     if (act->cancelled) {
         act_on_cancelled(act);
     } else {

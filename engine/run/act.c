@@ -54,6 +54,7 @@ void act_start(struct op *op, const struct step *step, int disk,
         return;
     }
     if (mode == ACT_RUN) {
+        act->repeated = mark->status == MARK_INTENT; /* by one who died */
         mark->status = MARK_INTENT;
         if ((step->flags & (STEP_LOOKS | STEP_REPEATS)) != 0) {
             act_begin(act);

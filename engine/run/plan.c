@@ -80,6 +80,7 @@ static const struct field disk_fields[] = {
     DISK_LATER(made_there, FLAG),
     DISK_LATER(from_state, TEXT),
     DISK_LATER(to_state, TEXT),
+    DISK_LATER(to_identity, TEXT),
     DISK_LATER(base, TEXT),
     DISK_LATER(base_file, TEXT),
     DISK_LATER(base_format, TEXT),

@@ -39,6 +39,7 @@ struct plan_disk {
     char *format;
     uint64_t target_size; /* what an existing target holds; == size if new */
     char *to_state;       /* volume_info.state, to be given back, or "" */
+    char *to_identity;    /* volume_info.identity of what was there, or "" */
     bool create;          /* we make the volume */
     bool make_format;     /* we write the qcow2 metadata */
     bool shim;            /* the target is larger: size= until the pivot */

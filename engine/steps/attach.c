@@ -46,9 +46,13 @@ static void run_on_volume(struct act *act, const struct err *err,
 
 void attach_run(struct act *act)
 {
-    static const struct volume_request request = {.act = VOLUME_ATTACH};
-    act_storage(act, act_volume(act, act_disk(act)->index), &request,
-                run_on_volume);
+    const struct plan_disk *disk = act_disk(act);
+    struct volume_request request = {.act = VOLUME_ATTACH,
+                                     .identity = disk->to_identity,
+                                     .state = disk->to_state,
+                                     .again = act_is_repeated(act),
+                                     .alone = act_plan(act)->allow_degraded};
+    act_storage(act, act_volume(act, disk->index), &request, run_on_volume);
 }
 
 static void back_on_volume(struct act *act, const struct err *err,
@@ -62,6 +66,7 @@ static void give_back(struct act *act)
 {
     const struct plan_disk *disk = act_disk(act);
     struct volume_request request = {.act = VOLUME_DETACH,
+                                     .identity = disk->to_identity,
                                      .state = disk->to_state};
     act_storage(act, act_volume(act, disk->index), &request, back_on_volume);
 }
@@ -120,7 +125,8 @@ static void go_on_volume(struct act *act, const struct err *err,
 /* Who has it open is not asked: the volume refuses, then. */
 void attach_let_go(struct act *act)
 {
-    static const struct volume_request request = {.act = VOLUME_DETACH};
+    struct volume_request request = {
+        .act = VOLUME_DETACH, .identity = act_disk(act)->source_identity};
     struct volume *volume = NULL;
     if (json_is_true(act_fact(act, "prove", "unplugged")) ||
         volume_parse(act_disk(act)->from, &volume, NULL) < 0) {

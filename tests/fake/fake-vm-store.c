@@ -300,8 +300,9 @@ static int fake_remove(struct volume *volume, const char *temp,
     return r == 0 && fault == STORE_DONE_ERROR ? fault_error(volume, errp) : r;
 }
 
-static int fake_attach(struct volume *volume, struct volume_info *ret,
-                       struct err **errp)
+static int fake_attach(struct volume *volume,
+                       const struct volume_planned *planned,
+                       struct volume_info *ret, struct err **errp)
 {
     enum store_fault fault = next_fault();
     struct store_volume *found = store_find(shared, fake_of(volume)->path);
@@ -311,6 +312,11 @@ static int fake_attach(struct volume *volume, struct volume_info *ret,
     if (found == NULL) {
         return err_set(errp, -ENOENT, volume->name, "is not there");
     }
+    if (!str_eq(found->identity, planned->identity) ||
+        (!planned->again && !str_eq(found->state, planned->state))) {
+        (void)snprintf(shared->violation, sizeof(shared->violation),
+                       "volume %s is not as it was planned", volume->name);
+    }
     if (*found->state != '\0') {
         (void)snprintf(found->state, sizeof(found->state), STORE_USABLE);
     }
@@ -318,9 +324,10 @@ static int fake_attach(struct volume *volume, struct volume_info *ret,
     return fault == STORE_DONE_ERROR ? fault_error(volume, errp) : 0;
 }
 
-static int fake_detach(struct volume *volume, const char *state,
-                       struct err **errp)
+static int fake_detach(struct volume *volume,
+                       const struct volume_planned *planned, struct err **errp)
 {
+    const char *state = planned->state;
     enum store_fault fault = next_fault();
     struct store_volume *found = store_find(shared, fake_of(volume)->path);
     if (is_not_done(fault)) {

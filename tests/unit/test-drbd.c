@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -134,6 +135,26 @@ static struct volume_info probed(struct volume *volume)
     cr_assert_eq(volume->ops->probe(volume, &info, &err), 0, "%s",
                  err != NULL ? err->desc : "?");
     return info;
+}
+
+/* As it was planned, which is how it stood at the last look. */
+static struct volume_planned planned;
+
+static void plan_as(const char *state)
+{
+    planned = (struct volume_planned){"block:147:3", state, false};
+}
+
+static int attach(struct volume *volume, struct volume_info *info,
+                  struct err **errp)
+{
+    return volume->ops->attach(volume, &planned, info, errp);
+}
+
+static int detach(struct volume *volume, const char *state, struct err **errp)
+{
+    struct volume_planned back = {"block:147:3", state, false};
+    return volume->ops->detach(volume, &back, errp);
 }
 
 Test(drbd, names_are_one_whichever_way_they_are_written)
@@ -320,17 +341,19 @@ Test(drbd, missing_programs_are_told)
 Test(drbd, secondary_is_promoted_and_given_back)
 {
     use_status("uptodate.84", "Secondary");
+    plan_as("secondary");
     _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
     struct volume_info info;
-    cr_assert_eq(volume->ops->attach(volume, &info, NULL), 0);
+    cr_assert_eq(attach(volume, &info, NULL), 0);
     cr_assert_str_eq(info.state, "primary");
     cr_assert(ran("drbdadm primary r0"));
     cr_assert_not(ran("drbdadm adjust r0"));
-    cr_assert_eq(volume->ops->attach(volume, &info, NULL), 0, "again");
-    cr_assert_eq(volume->ops->detach(volume, "secondary", NULL), 0);
+    planned.again = true;
+    cr_assert_eq(attach(volume, &info, NULL), 0, "again");
+    cr_assert_eq(detach(volume, "secondary", NULL), 0);
     cr_assert_str_eq(get("role"), "Secondary\n");
     cr_assert_not(ran("drbdadm down r0"));
-    cr_assert_eq(volume->ops->detach(volume, "secondary", NULL), 0, "again");
+    cr_assert_eq(detach(volume, "secondary", NULL), 0, "again");
 }
 
 Test(drbd, what_was_down_is_brought_up_and_down_again)
@@ -341,22 +364,24 @@ Test(drbd, what_was_down_is_brought_up_and_down_again)
     put("sys/block/drbd3/size", "0\n");
     _cleanup_free_ char *up = str_printf("%s/up", dir);
     cr_assert_eq(unlink(up), 0);
-    cr_assert_eq(volume->ops->attach(volume, &info, NULL), 0);
+    plan_as("down");
+    cr_assert_eq(attach(volume, &info, NULL), 0);
     cr_assert(ran("drbdadm adjust r0"));
     cr_assert_str_eq(info.state, "primary");
-    cr_assert_eq(volume->ops->detach(volume, "down", NULL), 0);
+    cr_assert_eq(detach(volume, "down", NULL), 0);
     cr_assert_not(there("up"));
     cr_assert(ran("drbdadm secondary r0"));
-    cr_assert_eq(volume->ops->detach(volume, "down", NULL), 0, "again");
+    cr_assert_eq(detach(volume, "down", NULL), 0, "again");
 }
 
 Test(drbd, what_was_primary_is_left_alone)
 {
     use_status("uptodate.84", "Primary");
+    plan_as("primary");
     _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
     struct volume_info info;
-    cr_assert_eq(volume->ops->attach(volume, &info, NULL), 0);
-    cr_assert_eq(volume->ops->detach(volume, "primary", NULL), 0);
+    cr_assert_eq(attach(volume, &info, NULL), 0);
+    cr_assert_eq(detach(volume, "primary", NULL), 0);
     cr_assert_str_eq(get("role"), "Primary");
     cr_assert_not(ran("drbdadm primary r0"));
 }
@@ -368,10 +393,11 @@ Test(drbd, refused_promotion_is_explained)
         "11\n0: State change failed: (-1) Multiple primaries not allowed by "
         "config\nCommand 'drbdsetup-84 primary 0' terminated with exit code "
         "11\n");
+    plan_as("secondary");
     _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
     _cleanup_err_ struct err *err = NULL;
     struct volume_info info;
-    cr_assert_eq(volume->ops->attach(volume, &info, &err), -EBUSY);
+    cr_assert_eq(attach(volume, &info, &err), -EBUSY);
     cr_assert_str_eq(err->object, "drbd:r0/0");
     cr_assert_not_null(strstr(err->desc, "drbdadm primary: (-1) Multiple"));
     cr_assert_not_null(err->hint);
@@ -386,7 +412,7 @@ Test(drbd, device_that_is_held_for_a_moment_is_demoted)
     put("refuse-secondary", held);
     put("secondary-once", "");
     _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
-    cr_assert_eq(volume->ops->detach(volume, "secondary", NULL), 0);
+    cr_assert_eq(detach(volume, "secondary", NULL), 0);
     cr_assert_str_eq(get("role"), "Secondary\n");
 }
 
@@ -398,7 +424,7 @@ Test(drbd, device_that_stays_held_is_told)
     put("refuse-secondary", held);
     _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
     _cleanup_err_ struct err *err = NULL;
-    cr_assert_eq(volume->ops->detach(volume, "secondary", &err), -EBUSY);
+    cr_assert_eq(detach(volume, "secondary", &err), -EBUSY);
     cr_assert_not_null(strstr(err->hint, "drbdadm secondary r0"));
 }
 
@@ -411,9 +437,173 @@ Test(drbd, what_was_brought_up_alone_is_not_promoted)
     _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
     _cleanup_err_ struct err *err = NULL;
     struct volume_info info;
-    cr_assert_eq(volume->ops->attach(volume, &info, &err), -ETIMEDOUT);
+    plan_as("down");
+    cr_assert_eq(attach(volume, &info, &err), -ETIMEDOUT);
     cr_assert_not_null(strstr(err->desc, "StandAlone"));
+    cr_assert_not(info.untouched, "it is up");
     cr_assert_not(ran("drbdadm primary r0"));
+}
+
+static void refuse_attach(int code, const char *words)
+{
+    _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+    _cleanup_err_ struct err *err = NULL;
+    struct volume_info info;
+    cr_assert_eq(attach(volume, &info, &err), code, "%s",
+                 err != NULL ? err->desc : "it is attached");
+    cr_assert_not_null(strstr(err->desc, words), "%s", err->desc);
+}
+
+/* A person takes it upon herself; but not where it is known to be so. */
+Test(drbd, secondary_that_is_alone_is_promoted_on_demand)
+{
+    use_status("alone.84", "Secondary");
+    plan_as("secondary");
+    planned.alone = true;
+    _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+    struct volume_info info;
+    cr_assert_eq(attach(volume, &info, NULL), 0);
+    cr_assert_str_eq(info.state, "primary");
+    use_status("secondary.84", "Secondary");
+    refuse_attach(-EBUSY, "'peer' has it Primary");
+}
+
+/* Its link was cut: the peer may be Primary, with a VM on it. */
+Test(drbd, secondary_that_is_alone_is_not_promoted)
+{
+    use_status("alone.84", "Secondary");
+    plan_as("secondary");
+    refuse_attach(-ETIMEDOUT, "'peer' is StandAlone");
+    cr_assert_not(ran("drbdadm primary r0"));
+}
+
+Test(drbd, secondary_that_is_alone_is_no_target)
+{
+    use_status("alone.84", "Secondary");
+    _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+    struct volume_info info = probed(volume);
+    cr_assert_not_null(strstr(info.alone, "'peer' is StandAlone"));
+}
+
+/* Killed after 'drbdadm adjust', begun anew: it is up, and alone. */
+Test(drbd, what_an_earlier_try_brought_up_alone_is_not_promoted)
+{
+    use_status("alone.84", "Secondary");
+    plan_as("down");
+    planned.again = true;
+    refuse_attach(-ETIMEDOUT, "'peer' is StandAlone");
+    cr_assert_not(ran("drbdadm primary r0"));
+}
+
+Test(drbd, secondary_of_nine_that_is_alone_is_not_left_to_qemu)
+{
+    put("nine", "");
+    use_status("suspended.json", "Secondary");
+    _cleanup_free_ char *path = str_printf("%s/status", dir);
+    cr_assert_not_null(strstr(get("status"), "\"Connecting\""), "%s", path);
+    put("show", "resource r0 {\n}\n");
+    _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+    make_dir("sys/block/drbd1000");
+    put("sys/block/drbd1000/size", "131072\n");
+    struct volume_info info = probed(volume);
+    cr_assert_not_null(strstr(info.alone, "'b' is Connecting"));
+    cr_assert_str_eq(info.state, "auto");
+}
+
+Test(drbd, what_a_peer_has_primary_is_not_promoted)
+{
+    use_status("secondary.84", "Secondary");
+    plan_as("secondary");
+    refuse_attach(-EBUSY, "'peer' has it Primary");
+    cr_assert_not(ran("drbdadm primary r0"));
+}
+
+/* Between the look and the promotion. */
+Test(drbd, peer_that_is_lost_while_it_is_promoted_is_told)
+{
+    use_status("uptodate.84", "Secondary");
+    plan_as("secondary");
+    put("cut-at-primary", "");
+    refuse_attach(-ENOTCONN, "'peer' is StandAlone");
+    cr_assert(ran("drbdadm primary r0"));
+}
+
+Test(drbd, another_minor_is_left_alone)
+{
+    use_status("uptodate.84", "Secondary");
+    plan_as("secondary");
+    planned.identity = "block:147:7";
+    _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+    struct volume_info info;
+    refuse_attach(-ESTALE, "block:147:3, not block:147:7");
+    cr_assert_not(ran("drbdadm primary r0"));
+    put("role", "Primary");
+    cr_assert_eq(volume->ops->detach(volume, &planned, NULL), 0);
+    cr_assert_str_eq(get("role"), "Primary", "somebody else's");
+    (void)volume->ops->attach(volume, &planned, &info, NULL);
+    cr_assert(info.untouched);
+}
+
+/* Promoted by somebody else: not ours to demote, whatever comes. */
+Test(drbd, what_somebody_promoted_since_the_plan_is_left_alone)
+{
+    use_status("uptodate.84", "Primary");
+    plan_as("secondary");
+    _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+    _cleanup_err_ struct err *err = NULL;
+    struct volume_info info;
+    cr_assert_eq(attach(volume, &info, &err), -ESTALE);
+    cr_assert_not_null(strstr(err->desc, "was secondary, now it is primary"));
+    cr_assert(info.untouched);
+}
+
+/* A target that was Primary for us is in use by now; so is one of a try. */
+Test(drbd, what_somebody_uses_since_the_plan_is_left_alone)
+{
+    for (int again = 0; again < 2; again++) {
+        use_status("uptodate.84", "Primary");
+        plan_as(again != 0 ? "secondary" : "primary");
+        planned.again = again != 0;
+        _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+        _cleanup_free_ char *device = str_printf("%s/dev/drbd3", dir);
+        _cleanup_err_ struct err *err = NULL;
+        struct volume_info info;
+        _cleanup_close_ int fd = open(device, O_RDWR | O_CLOEXEC);
+        struct flock lock = {.l_type = F_WRLCK, .l_start = 100, .l_len = 1};
+        cr_assert_eq(fcntl(fd, F_OFD_SETLK, &lock), 0);
+        cr_assert_eq(attach(volume, &info, &err), -EBUSY, "%d", again);
+        cr_assert_not_null(strstr(err->desc, "in use"));
+        cr_assert(info.untouched);
+    }
+}
+
+/* To open it is to wait for its quorum, for good. */
+Test(drbd, suspended_primary_is_not_read)
+{
+    put("nine", "");
+    use_status("suspended.json", "Primary");
+    _cleanup_free_ char *device = str_printf("%s/dev/drbd1000", dir);
+    make_dir("sys/block/drbd1000");
+    put("sys/block/drbd1000/size", "131072\n");
+    put("dev/drbd1000", "QFI\xfb");
+    struct stat st;
+    struct timespec old[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    cr_assert_eq(utimensat(AT_FDCWD, device, old, 0), 0);
+    _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
+    (void)probed(volume);
+    cr_assert_eq(stat(device, &st), 0);
+    cr_assert_eq(st.st_atime, 1, "it was read");
+    planned = (struct volume_planned){"block:147:1000", "auto", false};
+    refuse_attach(-EAGAIN, "suspended");
+}
+
+Test(drbd, volumes_of_one_resource_are_attached_together)
+{
+    _cleanup_(volume_freep) struct volume *a = parsed("drbd:r0");
+    _cleanup_(volume_freep) struct volume *b = parsed("drbd:r0/1");
+    _cleanup_(volume_freep) struct volume *c = parsed("drbd:r1");
+    cr_assert(a->ops->is_attached_with(a, b));
+    cr_assert_not(a->ops->is_attached_with(a, c));
 }
 
 Test(drbd, nine_promotes_itself)
@@ -428,7 +618,7 @@ Test(drbd, nine_promotes_itself)
     cr_assert_eq(symlink("drbd3", dev), 0);
     _cleanup_(volume_freep) struct volume *volume = parsed("drbd:r0");
     struct volume_info info = probed(volume);
-    cr_assert_str_eq(info.state, "", "QEMU's opening does it");
+    cr_assert_str_eq(info.state, "auto", "QEMU's opening does it");
     cr_assert_str_eq(info.identity, "block:147:1000");
     put("show", "resource r0 {\n options {\n  auto-promote no;\n }\n}\n");
     cr_assert_str_eq(probed(volume).state, "secondary");

@@ -98,6 +98,7 @@ static bool came_later(const char *key)
         "base_file",
         "from_state",
         "to_state",
+        "to_identity",
         "allow_degraded",
         "base_format",
         "base_nodes",
