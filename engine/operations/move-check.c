@@ -100,6 +100,13 @@ static bool same_target(struct op *op, unsigned a, unsigned b)
             (same_node(one, other) || same_file(one, other)));
 }
 
+static bool attached_with(struct op *op, unsigned a, unsigned b)
+{
+    const struct volume *one = op_volume(op, a), *other = op_volume(op, b);
+    return one != NULL && other != NULL && one->ops->is_attached_with != NULL &&
+           one->ops->is_attached_with(one, other);
+}
+
 void move_check_pairs(struct op *op)
 {
     struct plan *plan = op_plan(op);
@@ -134,6 +141,14 @@ void move_check_pairs(struct op *op)
                 (void)err_set(&err, -EINVAL, a->to,
                               "is the target of '%s' and of '%s'", b->disk,
                               a->disk);
+                op_problem(op, err);
+            } else if (attached_with(op, i, k)) {
+                /* All disks' acts run at once, and each undoes its own. */
+                (void)err_set(&err, -ENOTSUP, a->to,
+                              "is of the same resource as %s, the target of"
+                              " '%s'",
+                              b->to, b->disk);
+                err_hint(&err, "move one of the disks after the other");
                 op_problem(op, err);
             }
         }

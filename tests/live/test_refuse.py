@@ -137,6 +137,13 @@ def test_all_problems_at_once(lab):
     assert r.error.count("qpivot: ") >= 4, r.error
 
 
+def test_volumes_of_one_drbd_resource_are_no_two_targets(lab):
+    """Also where there is no DRBD: it is told by their names."""
+    scene = Scene(lab, ["raw", "raw"], boot=False)
+    refused(scene, {"d0": "drbd:r0", "d1": "drbd:r0/1"},
+            "drbd:r0/1: is of the same resource as drbd:r0, the target of 'd0'")
+
+
 def test_a_disk_with_a_job_is_left_alone(lab):
     scene = Scene(lab, ["raw"], boot=False)
     copy = volume(lab, "raw").create(lab.install, SIZE)
