@@ -315,8 +315,8 @@ def test_a_job_of_somebody_else_holds_up_an_undo_and_closes_no_window(lab):
         "speed": 1, "auto-dismiss": False})
     r = lab.qpivot.run("undo", op, "--json", "--timeout", "10")
     assert r.rc == 3 and r.last["answer"] == "unknown", r
-    e.wait_event("warning", lambda x: "the undo did not happen" in x["message"], 60)
-    e.wait_event("progress", lambda x: x["phase"] == "undo-window", 30)
+    no = e.wait_event("warning", lambda x: "the undo did not happen" in x["message"], 60)
+    e.wait_event("progress", lambda x: x["phase"] == "undo-window" and x["time"] > no["time"], 30)
     e.kill()
     scene.now["d0"] = target
     scene.assert_attached()
