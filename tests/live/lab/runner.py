@@ -271,7 +271,7 @@ class Job:
 
 
 class Run:
-    def __init__(self, opts, tmp, made, logs):
+    def __init__(self, opts, tmp, made=SERVICES, logs="logs"):
         self.opts, self.tmp, self.made = opts, tmp, made
         self.install = qemu.Install(opts.qemu)
         self.logs = self._logs(logs)
