@@ -11,6 +11,7 @@
 #include <rbd/librbd.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/err.h"
 #include "base/str.h"
@@ -28,8 +29,7 @@ static int look_identity(const struct rbd_session *session, rbd_image_t image,
                          struct volume_info *ret);
 static int look_watchers(const struct rbd_session *session, rbd_image_t image,
                          struct volume_info *ret);
-static unsigned count_answers(const struct rbd_session *session,
-                              rbd_image_t image);
+static int count_answers(const struct rbd_session *session, rbd_image_t image);
 static void look_allocated(rbd_image_t image, struct volume_info *ret);
 static void look_space(const struct rbd_session *session,
                        struct volume_info *ret);
@@ -305,17 +305,17 @@ static int look_watchers(const struct rbd_session *session, rbd_image_t image,
     if (r == 0) {
         rbd_watchers_list_cleanup(watchers, count);
     }
-    ret->holders = count > 1 ? count_answers(session, image) : (unsigned)count;
+    int live = count > 1 ? count_answers(session, image) : (int)count;
+    ret->holders = live > 0 ? (unsigned)live : 0;
     return 0;
 }
 
 /*
  * Of several watchers those that live: an empty notification has each of them
  * read the header again, nothing more, and the dead do not answer (librbd,
- * ImageWatcher::handle_notify). 0: unknown.
+ * ImageWatcher::handle_notify). Negative: unknown.
  */
-static unsigned count_answers(const struct rbd_session *session,
-                              rbd_image_t image)
+static int count_answers(const struct rbd_session *session, rbd_image_t image)
 {
     enum { ANSWER_MS = 3000 };
 
@@ -323,8 +323,9 @@ static unsigned count_answers(const struct rbd_session *session,
     size_t length = 0, n_acks = 0, n_late = 0;
     struct notify_ack_t *acks = NULL;
     struct notify_timeout_t *late = NULL;
+    int live = -1;
     if (rbd_get_id(image, id, sizeof(id)) < 0) {
-        return 0;
+        return live;
     }
     (void)snprintf(object, sizeof(object), "rbd_header.%s", id);
     int r =
@@ -333,9 +334,10 @@ static unsigned count_answers(const struct rbd_session *session,
         rados_decode_notify_response(reply, length, &acks, &n_acks, &late,
                                      &n_late) == 0) {
         rados_free_notify_response(acks, n_acks, late);
+        live = (int)n_acks;
     }
     rados_buffer_free(reply);
-    return (unsigned)n_acks;
+    return live;
 }
 
 static int add_extent(_unused_ uint64_t offset, size_t length, int exists,
@@ -466,12 +468,46 @@ static int is_listed(const struct rbd_session *session, const char *name,
     return r < 0 ? r : found;
 }
 
+/* Whether all that are said to have it open are dead for sure. */
+static bool is_of_the_dead(const struct rbd_session *session, const char *name)
+{
+    rbd_image_t image = NULL;
+    bool dead = false;
+    if (rbd_open_read_only(session->pool, name, &image, NULL) == 0) {
+        dead = count_answers(session, image) == 0;
+        (void)rbd_close(image);
+    }
+    return dead;
+}
+
+/*
+ * librbd removes nothing that is watched, and who was killed, like the engine
+ * before us in the middle of this, watches for half a minute yet.
+ */
+static int look_without_dead(const struct rbd_session *session,
+                             const char *name, struct volume_info *ret,
+                             struct err **errp)
+{
+    enum { LOOKS = 15 };
+
+    const struct timespec second = {.tv_sec = 1};
+    int r = look(session, name, ret, errp);
+    for (int i = 0; i < LOOKS && r == 0 && ret->in_use; i++) {
+        if (!is_of_the_dead(session, name)) {
+            break;
+        }
+        (void)nanosleep(&second, NULL);
+        r = look(session, name, ret, errp);
+    }
+    return r;
+}
+
 static int remove_image(const struct rbd_session *session, const char *name,
                         const char *identity, struct err **errp)
 {
     const struct volume *volume = &session->rbd->volume;
     struct volume_info info;
-    int r = look(session, name, &info, errp);
+    int r = look_without_dead(session, name, &info, errp);
     if (r == -ENOENT) {
         /* Making or removing it may have been cut short. */
         r = is_listed(session, name, identity);

@@ -5,6 +5,7 @@ import json
 import os
 import sqlite3
 
+from lab.proc import Proc, wait_for
 from lab.qemu import Disk
 from lab.runner import needs, timeout
 from lab.scene import Scene, source, volume
@@ -202,4 +203,28 @@ def test_a_removal_that_was_cut_short_is_ended(lab):
     assert not former.exists()
     scene.now.update(targets)
     scene.assert_attached()
+    scene.judge()
+
+
+@needs("ceph")
+@timeout(150)
+def test_an_image_that_a_killed_client_watches_is_removed(lab):
+    """librbd refuses to remove what is watched, for half a minute after the
+    watcher's death: that is waited for, and a live one is not."""
+    scene = Scene(lab, ["rbd"])
+    first, target = scene.now["d0"], volume(lab, "raw")
+    watcher = lab.ends(Proc([lab.install.path("qemu-storage-daemon"), "--blockdev",
+                             json.dumps(dict(first.protocol(), **{"node-name": "n"}))],
+                            lab.path("watcher.log"), env=lab.install.env))
+    wait_for("the second watcher", lambda: lab.ceph.rbd(
+        "status", f"{lab.ceph.pool}/{first.name}").count("watcher=") == 2)
+    r = scene.move({"d0": target}, "--delete-source", rc=None)
+    assert r.rc == 3 and "is in use by" in r.error, r
+    assert first.exists()
+    watcher.kill()
+    r = lab.qpivot.run("recover", "--json", seconds=100)
+    assert r.rc == 0, r
+    scene.now["d0"] = target
+    assert not first.exists()
+    scene.assert_tidy()
     scene.judge()
