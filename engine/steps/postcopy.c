@@ -78,6 +78,20 @@ static const char both[] =
     "the guest runs at the destination and a part of its memory is still at"
     " the source: end neither of them, and cancel nothing";
 
+/* Whoever needs the missing memory waits for it, be it with QEMU's own lock. */
+static void paging_is_lost(struct act *act, const char *how)
+{
+    _cleanup_err_ struct err *err = NULL;
+    (void)err_set(&err, -ESRCH, vm_name(act_src_vm(act)),
+                  "the source QEMU is gone with a part of the guest's memory"
+                  " (%s): the guest cannot go on",
+                  how);
+    err_hint(&err, "its disks are the destination's: end the destination QEMU,"
+                   " and start the VM anew from these, never from the"
+                   " source's");
+    act_give_up(act, err);
+}
+
 /* All of it is there when the destination says so, who has waited for it. */
 static void paging_on_there(struct act *act, const struct err *err,
                             json_t *result)
@@ -85,8 +99,12 @@ static void paging_on_there(struct act *act, const struct err *err,
     const struct paging *p = act_scratch(act, sizeof(*p));
     const char *status = text_of(result, "status");
     bool up = vm_state(act_src_vm(act)) == VM_UP;
+    bool gone = vm_state(act_src_vm(act)) == VM_GONE;
     _cleanup_err_ struct err *error = NULL;
-    if (err != NULL) {
+    if (err != NULL && err->code == -ETIMEDOUT && gone && p->done_ms == 0) {
+        paging_is_lost(act, "the destination does not answer, as one that"
+                            " waits for it");
+    } else if (err != NULL) {
         act_end(act, err);
     } else if (str_eq(status, "completed")) {
         double seconds = (double)(act_now_ms(act) - p->begun_ms) / 1000.0;
@@ -96,16 +114,10 @@ static void paging_on_there(struct act *act, const struct err *err,
     } else if (up &&
                (p->done_ms == 0 || act_now_ms(act) - p->done_ms < SETTLE_MS)) {
         act_again_on_event(act, FOLLOW_MS, paging_look);
-    } else if (vm_state(act_src_vm(act)) == VM_GONE) {
-        (void)err_set(&error, -ESRCH, vm_name(act_src_vm(act)),
-                      "the source QEMU is gone with a part of the guest's"
-                      " memory (its stream is '%s' at the destination): the"
-                      " guest cannot go on",
-                      status);
-        err_hint(&error, "its disks are the destination's: end the destination"
-                         " QEMU, and start the VM anew from these, never from"
-                         " the source's");
-        act_give_up(act, error);
+    } else if (gone) {
+        _cleanup_free_ char *how =
+            str_printf("its stream is '%s' at the destination", status);
+        paging_is_lost(act, how != NULL ? how : "");
     } else {
         (void)err_set(&error, -ENOLINK, vm_name(act_vm(act)),
                       "the guest's stream is '%s' there, and the source, which"

@@ -293,7 +293,11 @@ def test_a_source_that_dies_while_the_memory_follows(lab):
     e = pair.start(*SLOWLY)
     following(e)
     pair.src.proc.send(signal.SIGKILL)
-    for r in (e.wait(90), lab.qpivot.run("recover", "--json")):
-        assert r.rc == 3 and "the guest cannot go on" in r.error, r
-        assert "end the destination QEMU" in r.error, r
+    r = e.wait(90)
+    assert r.rc == 3 and "the guest cannot go on" in r.error, r
+    assert "end the destination QEMU" in r.error, r
+    again = lab.qpivot.run("recover", "--json")
+    # who waits for a page with QEMU's lock holds up its monitor for ever
+    hangs = "does not answer" in r.error and "the main loop of this QEMU hangs" in again.error
+    assert again.rc == 3 and (hangs or "the guest cannot go on" in again.error), again
     assert pair.dst.running()
