@@ -340,3 +340,13 @@ const struct graph_node *graph_opens(const struct graph *graph,
     }
     return NULL;
 }
+
+int disk_is_closed(const struct graph *graph, const struct volume *volume,
+                   const char *done, struct err **errp)
+{
+    const struct graph_node *node = graph_opens(graph, volume);
+    return node == NULL ? 0
+                        : err_set(errp, -EBUSY, volume->name,
+                                  "is open in QEMU as node '%s': it is not %s",
+                                  node->name, done);
+}

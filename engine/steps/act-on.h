@@ -40,6 +40,9 @@ int disk_is_back(const struct graph *graph, const char *op,
 /* The node that has this volume open in QEMU, by its name, or NULL. */
 const struct graph_node *graph_opens(const struct graph *graph,
                                      const struct volume *volume);
+/* -EBUSY when one has, so that it is not 'done': "removed", "given back". */
+int disk_is_closed(const struct graph *graph, const struct volume *volume,
+                   const char *done, struct err **errp);
 
 /* The "stats" of the disk's device in a reply of query-blockstats, or NULL. */
 const json_t *disk_device_stats(const json_t *list,

@@ -74,14 +74,10 @@ static void give_back(struct act *act)
 static void back_on_graph(struct act *act, const struct err *err,
                           const struct graph *graph)
 {
-    const struct volume *volume = act_volume(act, act_disk(act)->index);
     _cleanup_err_ struct err *busy = NULL;
-    const struct graph_node *node =
-        graph != NULL ? graph_opens(graph, volume) : NULL;
-    if (node != NULL) {
-        (void)err_set(&busy, -EBUSY, volume->name,
-                      "is open in QEMU as node '%s': it is not given back",
-                      node->name);
+    if (err == NULL &&
+        disk_is_closed(graph, act_volume(act, act_disk(act)->index),
+                       "given back", &busy) < 0) {
         err = busy;
     }
     if (err != NULL) {
