@@ -56,8 +56,7 @@ static int look_stand(const struct drbd_volume *self, struct stand *ret,
     if (r == DRBD_E_UNDEFINED) {
         r = err_set(errp, -ENOENT, name.object, "is not there any more");
     }
-    (void)snprintf(ret->identity, sizeof(ret->identity), "block:%d:%u",
-                   DRBD_MAJOR, minor);
+    drbd_tell_identity(minor, ret->identity, sizeof(ret->identity));
     return r;
 }
 
@@ -200,8 +199,8 @@ static int bring_up(struct drbd_volume *self,
         r = wait_up(self, planned, now, errp);
     }
     if (r == 0) {
-        (void)snprintf(now->identity, sizeof(now->identity), "block:%d:%u",
-                       DRBD_MAJOR, now->status.minor);
+        drbd_tell_identity(now->status.minor, now->identity,
+                           sizeof(now->identity));
         r = is_other(planned, now->identity)
                 ? check_planned(self, planned, now, errp)
                 : check_peers(self, planned, &now->status, errp);
@@ -254,8 +253,7 @@ int drbd_detach(struct volume *volume, const struct volume_planned *planned,
     if (r != 0) {
         return r < 0 ? r : 0; /* it is down */
     }
-    (void)snprintf(now.identity, sizeof(now.identity), "block:%d:%u",
-                   DRBD_MAJOR, now.status.minor);
+    drbd_tell_identity(now.status.minor, now.identity, sizeof(now.identity));
     if (is_other(planned, now.identity) || (state == NULL && !now.manual)) {
         return 0;
     }

@@ -25,7 +25,8 @@ unsigned drbd_ready_ms(void); /* how long that may take, and its peers */
 extern const char drbd_state_down[];
 const char *drbd_state_of(const struct drbd_status *status, bool manual);
 
-enum { DRBD_MAJOR = 147 }; /* registered for it; 8.4 and 9 */
+/* volume_info.identity of the device. */
+void drbd_tell_identity(unsigned minor, char *ret, size_t size);
 
 int drbd_attach(struct volume *volume, const struct volume_planned *planned,
                 struct volume_info *ret, struct err **errp);

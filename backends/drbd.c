@@ -280,11 +280,17 @@ int drbd_probe(struct volume *volume, struct volume_info *ret,
     return r < 0 ? r : look_up(self, &status, manual, ret, errp);
 }
 
+void drbd_tell_identity(unsigned minor, char *ret, size_t size)
+{
+    enum { DRBD_MAJOR = 147 }; /* registered for it; 8.4 and 9 */
+
+    (void)snprintf(ret, size, "block:%d:%u", DRBD_MAJOR, minor);
+}
+
 static void tell_identity(unsigned minor, struct volume_info *ret)
 {
     ret->exists = true;
-    (void)snprintf(ret->identity, sizeof(ret->identity), "block:%d:%u",
-                   DRBD_MAJOR, minor);
+    drbd_tell_identity(minor, ret->identity, sizeof(ret->identity));
 }
 
 static int keep_path(struct drbd_volume *self, char *path)
