@@ -4,10 +4,9 @@ its disk, to another QEMU on this machine."""
 import time
 
 import libvirt
-from lab import qpivot, runner, scene
+from lab import qpivot
 from lab.pair import MEMORY, Destination
-from lab.proc import LabError, free_port, run
-from lab.qemu import Disk
+from lab.proc import free_port, run
 from lab.storage import MiB
 from move import Bench, Lane, over
 from table import Table, ratios, spread
@@ -21,6 +20,8 @@ def lanes(opts):
 
 
 class Migrations(Bench):
+    machine = {"memory": MEMORY}
+
     def __init__(self, opts):
         super().__init__(opts, lanes(opts))
 
@@ -31,40 +32,13 @@ class Migrations(Bench):
             self.base.services["there"] = self.there
             self.there.start()
 
-    def once(self, lane, by, fill):
-        self.n += 1
-        tmp = self.tmp / f"m{self.n}"
-        tmp.mkdir()
-        lab = runner.Lab(self.base.install, self.base.services, tmp)
-        lab._number = self.n * 100
-        try:
-            disk = Disk("d0", scene.volume(lab, lane.source, lane.size))
-            disk.volume.create(lab.install, lane.size, fill=str(fill))
-            target = scene.volume(lab, lane.target, lane.size)
-            if by == "virsh":
-                vm = lab.ends(libvirt.Domain(self.libvirt, lab.install, tmp, disk, f"m{self.n}"))
-            else:
-                vm = lab.vm([disk], memory=MEMORY, pace=libvirt.PACE)
-            return self.measure(lab, lane, by, vm, target)
-        finally:
-            lab.end()
-            run(["rm", "-rf", tmp])
-
     def measure(self, lab, lane, by, vm, target):
-        vm.wait_writes(120)
-        before = vm.bad_blocks()["d0"]  # the noise where nothing was written yet
-        vm.resume()
-        vm.wait_writes(20)
-        vm.tell("reset", "counters")
+        before = self.settle(vm)
         begin = time.monotonic()
         target.create(lab.install, lane.size)
         there = getattr(self, by)(lab, vm, target)
         total = time.monotonic() - begin
-        stats = there.report()["d0"]
-        there.wait_writes(20)
-        bad = there.bad_blocks()["d0"]
-        if bad > before or stats["errors"]:
-            raise LabError(f"{by}: {bad} bad blocks, {before} before, {stats}")
+        stats = self.judge(lane, by, there, before)
         stopped, resumed = vm.qmp.event("STOP"), there.qmp.event("RESUME")
         there.quit()
         return {"total": total, "stall": stats["maxgap_ms"],

@@ -40,6 +40,8 @@ def lanes(size):
 
 
 class Bench:
+    machine = {}  # what else the guest's machine is to have
+
     def __init__(self, opts, wanted=None):
         self.opts, self.random = opts, random.Random(1)
         self.lanes = wanted or [x for x in lanes(opts.size * MiB) if x.name in opts.lane]
@@ -110,7 +112,7 @@ class Bench:
             if by == "virsh":
                 vm = lab.ends(libvirt.Domain(self.libvirt, lab.install, tmp, disk, f"m{self.n}"))
             else:
-                vm = lab.vm([disk], pace=libvirt.PACE)
+                vm = lab.vm([disk], pace=libvirt.PACE, **self.machine)
             return self.measure(lab, lane, by, vm, target)
         finally:
             lab.end()
@@ -120,23 +122,32 @@ class Bench:
 
     def measure(self, lab, lane, by, vm, target):
         go = self.preparation(lab, lane, by, vm, target)
-        vm.wait_writes(100)
-        before = vm.bad_blocks()["d0"]  # the noise where nothing was written yet
-        vm.resume()
-        vm.wait_writes(20)
-        vm.tell("reset", "counters")
+        before = self.settle(vm)
         begin = time.monotonic()
         more = go() or {}
         total = time.monotonic() - begin
+        stats = self.judge(lane, by, vm, before)
+        if target.mark() not in json.dumps(vm.qmp.cmd("query-block")):
+            raise proc.LabError(f"{lane.name} by {by}: the guest is not on {target}")
+        vm.quit()  # a killed one would watch its RBD image for half a minute
+        return {"total": total, "stall": stats["maxgap_ms"], **more}
+
+    def settle(self, vm):
+        """Counts from now on; returns the noise where nothing was written yet."""
+        vm.wait_writes(100)
+        before = vm.bad_blocks()["d0"]
+        vm.resume()
+        vm.wait_writes(20)
+        vm.tell("reset", "counters")
+        return before
+
+    def judge(self, lane, by, vm, before):
         stats = vm.report()["d0"]
         vm.wait_writes(20)
         bad = vm.bad_blocks()["d0"]
         if bad > before or stats["errors"]:
             raise proc.LabError(f"{lane.name} by {by}: {bad} bad blocks, {before} before, {stats}")
-        if target.mark() not in json.dumps(vm.qmp.cmd("query-block")):
-            raise proc.LabError(f"{lane.name} by {by}: the guest is not on {target}")
-        vm.quit()  # a killed one would watch its RBD image for half a minute
-        return {"total": total, "stall": stats["maxgap_ms"], **more}
+        return stats
 
     def preparation(self, lab, lane, by, vm, target):
         """What is done before the clock runs; returns what it measures."""
