@@ -10,6 +10,7 @@
 #include "backends/backend.h"
 #include "base/err.h"
 #include "base/str.h"
+#include "base/worker.h"
 #include "bulk/resume.h"
 #include "engine.h"
 #include "operations/adopt.h"
@@ -46,6 +47,11 @@ char *qpivot_build_info(void)
         "{s:s, s:O, s:{s:s, s:s}}", "version", QPIVOT_VERSION, "backends", list,
         "libraries", "libuv", uv_version_string(), "jansson", JANSSON_VERSION);
     return text_of(info);
+}
+
+unsigned qpivot_hung_threads(void)
+{
+    return worker_n_hung();
 }
 
 void qpivot_free(char *text)

@@ -74,6 +74,12 @@ QPIVOT_API int qpivot_engine_run(struct qpivot_engine *engine);
  */
 QPIVOT_API void qpivot_engine_close(struct qpivot_engine *engine,
                                     void (*closed)(void *data), void *data);
+/*
+ * Threads of this process, of whatever engine, that are held by storage that
+ * does not answer; nobody waits for them. While there are any, end the process
+ * by _exit(): exit() takes away what librados still uses in them, and aborts.
+ */
+QPIVOT_API unsigned qpivot_hung_threads(void);
 
 /* --- operations --- */
 

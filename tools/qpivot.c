@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cmd.h"
 #include "errors.h"
@@ -51,6 +52,9 @@ int main(int argc, char **argv)
     if (fflush(stdout) != 0 || ferror(stdout)) {
         error_say("standard output", "not everything could be written");
         code = code == 0 && !verb->operation ? EXIT_FAILURE : code;
+    }
+    if (qpivot_hung_threads() > 0) {
+        _exit(code);
     }
     return code;
 }

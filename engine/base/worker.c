@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -16,6 +17,8 @@ struct worker {
     const struct worker_ops *ops;
     void *data;
 };
+
+static atomic_uint n_hung;
 
 static void worker_run(void *arg);
 static void worker_on_wake(uv_async_t *wake);
@@ -60,11 +63,19 @@ void worker_leave(struct worker *worker)
     uv_mutex_lock(&worker->lock);
     bool finished = worker->finished;
     worker->left = true;
+    if (!finished) {
+        n_hung++;
+    }
     uv_mutex_unlock(&worker->lock);
     if (!finished) {
         (void)pthread_detach(worker->thread);
         uv_close((uv_handle_t *)&worker->wake, worker_on_left);
     } /* else it is about to be told, or just being */
+}
+
+unsigned worker_n_hung(void)
+{
+    return n_hung;
 }
 
 /* The thread. */
@@ -82,6 +93,7 @@ static void worker_run(void *arg)
     if (left) {
         worker->ops->gone(worker->data);
         worker_unref(worker);
+        n_hung--;
     }
 }
 

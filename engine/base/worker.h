@@ -23,3 +23,5 @@ int worker_start(uv_loop_t *loop, const struct worker_ops *ops, void *data,
                  struct worker **ret);
 /* The loop has no more to do with it. What runs goes on: see 'gone'. */
 void worker_leave(struct worker *worker);
+/* Threads of this process that were left and still run. */
+unsigned worker_n_hung(void);

@@ -7,6 +7,7 @@
 #include "backends/backend.h"
 #include "base/err.h"
 #include "base/str.h"
+#include "base/worker.h"
 #include "fake/fake-backend.h"
 
 static uv_loop_t loop;
@@ -132,8 +133,12 @@ Test(backend, cancelled_act_ends_unheard_and_tells_when)
     volume = NULL; /* the work has it now */
     cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0, "nothing is waited for");
     cr_assert_not(fake_backend_has("tmp"));
+    cr_assert_eq(worker_n_hung(), 1);
     fake_backend_release();
     (void)uv_sem_wait(&ended);
+    while (worker_n_hung() > 0) {
+        (void)sched_yield();
+    }
     cr_assert_eq(heard.calls, 0);
     cr_assert(fake_backend_has("tmp"), "what had begun was done");
     uv_sem_destroy(&ended);
