@@ -431,6 +431,8 @@ def execute(opts, tests, tmp, services, logs):
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"# {time.monotonic() - started:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of CPU")
     c = run.count
+    if run.failed:
+        print(f"# failed: {' '.join(name for name, _, _ in run.failed)}")
     if run.interrupted:
         print("# interrupted")
     print(f"{c['ok']} passed, {c['FAIL']} failed, {c['skip']} skipped", flush=True)
