@@ -339,6 +339,16 @@ static char *with_path(struct line *line, const char *text, const char *path)
                       at + strlen(from_raw));
 }
 
+/* An emulated TPM or a vhost-user backend, which has room for one QEMU. */
+static bool is_client(const char *name, const char *text)
+{
+    json_auto_t *option =
+        strcmp(name, "chardev") == 0 ? argv_option(text, "backend") : NULL;
+    const char *server = member(option, "server");
+    return str_eq(member(option, "backend"), "socket") &&
+           (server == NULL || strcmp(server, "off") == 0);
+}
+
 /* The path that this option makes QEMU listen on, or NULL; caller frees. */
 static char *listens_at(const char *name, const char *text)
 {
@@ -396,7 +406,7 @@ static void take_value(struct line *line, const char *name, const char *value)
     }
     bool shares = strcmp(name, "vnc") == 0 || strcmp(name, "spice") == 0 ||
                   strstr(value, "hostfwd=") != NULL ||
-                  strstr(value, "ifname=") != NULL;
+                  strstr(value, "ifname=") != NULL || is_client(name, value);
     if (shares && !line->request->same_paths) {
         note(line, "-%s %s: on the same host the destination needs another one",
              name, value);

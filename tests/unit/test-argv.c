@@ -82,7 +82,9 @@ Test(argv, it_waits_on_sockets_of_its_own)
                            " unix:/q.incoming,server=on,wait=off -chardev"
                            " socket,id=c,path=/c.incoming,server=on -chardev"
                            " socket,id=d,path=/client -pidfile /p.incoming"
-                           " -nodefaults -S -incoming defer");
+                           " -nodefaults -S -incoming defer | -chardev"
+                           " socket,id=d,path=/client: on the same host the"
+                           " destination needs another one");
     free(text);
     text = destination(argv, NULL, "/q", true);
     cr_assert(strstr(text, "unix:/q,server") != NULL &&
