@@ -398,6 +398,30 @@ static void check_destination_state(struct op *op, const json_t *dst)
     }
 }
 
+static void check_tpms(struct op *op, const json_t *src, const json_t *dst)
+{
+    size_t i, k;
+    json_t *tpm, *other;
+    json_array_foreach(src, i, tpm) {
+        bool found = false;
+        json_array_foreach(dst, k, other) {
+            found = found ||
+                    (str_eq(text_of(tpm, "id"), text_of(other, "id")) &&
+                     str_eq(text_of(tpm, "model"), text_of(other, "model")));
+        }
+        if (!found) {
+            migrate_problem(op, -ENODEV, text_of(tpm, "id"),
+                            "the destination has no such TPM (%s)",
+                            text_of(tpm, "model"));
+        } else {
+            migrate_note(op_request(op),
+                         "%s: what the TPM keeps goes over with the memory, to"
+                         " the emulator that the destination has",
+                         text_of(tpm, "id"));
+        }
+    }
+}
+
 void migrate_check_machines(struct op *op)
 {
     const struct migrate_request *request = op_request(op);
@@ -413,4 +437,6 @@ void migrate_check_machines(struct op *op)
         json_object_get(json_object_get(dst, "query-memory-size-summary"),
                         "base-memory"),
         "memory size");
+    check_tpms(op, json_object_get(src, "query-tpm"),
+               json_object_get(dst, "query-tpm"));
 }

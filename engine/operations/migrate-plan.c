@@ -163,7 +163,8 @@ static const char *const looks[] = {
     "query-memory-size-summary",
     "query-jobs",
     "query-block-exports",
-    "qom-get", /* the machine's type */
+    "query-tpm", /* an error in a QEMU that was built without */
+    "qom-get",   /* the machine's type */
 };
 
 struct looking {

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "operations/migrate-plan.h"
+#include "operations/shareable.h"
 #include "qpivot.h"
 #include "run/claim.h"
 #include "steps/alive.h"
@@ -220,6 +221,8 @@ static const struct step migrate_plan_steps[] = {
     {"look-shared", "see whether an image is the same for both",
      migrate_look_shared, NULL, NULL, migrate_is_shared_image, NULL,
      COPY | STEP_STORAGE},
+    {"look-shareable", "see whether others may write to what is copied",
+     shareable_look, NULL, NULL, shareable_is_suspected, NULL, COPY},
     {"look-targets", "see what there is on the network storage",
      migrate_look_target, NULL, NULL, target_is_on_network, NULL,
      COPY | STEP_STORAGE},

@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "operations/move-plan.h"
 #include "operations/move-window.h"
+#include "operations/shareable.h"
 #include "run/claim.h"
 #include "steps/alive.h"
 #include "steps/attach.h"
@@ -209,6 +210,8 @@ static const struct step move_plan_steps[] = {
      claim_check, NULL, NULL, NULL, NULL, 0},
     {"look-graph", "read the block graph",
      move_look_graph, NULL, NULL, NULL, NULL, 0},
+    {"look-shareable", "see whether others may write to the disk",
+     shareable_look, NULL, NULL, shareable_is_suspected, NULL, STEP_PER_DISK},
     {"look-source", "look at the source's volume",
      move_look_source, NULL, NULL, NULL, NULL, STEP_PER_DISK | STEP_STORAGE},
     {"look-target", "look at the target's volume",

@@ -157,6 +157,12 @@ static int read_edges(struct graph *graph, const json_t *reply)
         }
         r = add_edge(graph, parent, child, graph_text_of(edge, "name"),
                      read_perm(json_object_get(edge, "perm")));
+        const struct graph_vertex *above = &graph->vertices[parent];
+        if (above->kind == GRAPH_DEVICE) {
+            graph->devices[above->index].shares_writes =
+                (read_perm(json_object_get(edge, "shared-perm")) &
+                 GRAPH_PERM_WRITE) != 0;
+        }
     }
     return r;
 }

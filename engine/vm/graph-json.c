@@ -55,9 +55,10 @@ json_t *graph_disk_facts(const struct graph *graph,
         active->filename, "protocol_driver", protocol->driver,
         "protocol_filename", protocol->filename);
     json_auto_t *what = json_pack(
-        "{s:I, s:b, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o}", "size",
+        "{s:I, s:b, s:b, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o}", "size",
         (json_int_t)disk->size, "read_only", (int)device->read_only,
-        "detect_zeroes", detect_zeroes(graph, disk), "cache", cache, "image",
+        "shares_writes", (int)device->shares_writes, "detect_zeroes",
+        detect_zeroes(graph, disk), "cache", cache, "image",
         image_to_json(active), "filters", filters_to_json(graph, disk),
         "throttle", throttle_to_json(graph, disk), "snapshots",
         snapshots_to_json(active), "bitmaps", bitmaps_to_json(active, true),

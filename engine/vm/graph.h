@@ -121,7 +121,8 @@ struct graph_device {
     bool cdrom; /* a guess: removable, with a tray, no floppy */
     bool locked;
     bool read_only;
-    bool writeback;         /* the write cache that the guest sees */
+    bool shares_writes; /* lets others write to 'root': share-rw=on, or flash */
+    bool writeback;     /* the write cache that the guest sees */
     const char *io_status;  /* "ok" "failed" "nospace", or "" */
     const char *group;      /* throttle group of the drive, or NULL */
     const json_t *limits;   /* {"iops":..} of the drive, non-zero ones */
