@@ -250,7 +250,7 @@ def test_a_full_target_can_be_given_up(lab):
     target = volume(lab, "raw")
     target.path = where + "/t.raw"
     before = scene.vm.state()
-    e = scene.start_move({"d0": target}, "--speed", "3M")
+    e = scene.start_move({"d0": target}, *SLOW)
     copying(e)
     with open(where + "/junk", "wb") as f:
         try:
