@@ -89,6 +89,8 @@ struct volume_info {
     /* probe, answer: why not every copy gets every write; "": each does. */
     char degraded[96];
     bool heals; /* ... which mends itself in a while */
+    /* probe of an absent one: what is made there may hold what was there. */
+    bool stale;
     bool fills; /* thin, but zeroes that are written take up their space */
     /* probe: why a user on another host would not be seen; "": he would. */
     char alone[96];
@@ -100,7 +102,8 @@ enum backend_flags {
     BACKEND_LEGACY_NAME = 1 << 2, /* has a file name for drive-mirror */
     BACKEND_COARSE = 1 << 4,      /* QEMU sees clusters far above a mirror's */
     BACKEND_STALLS =
-        1 << 5,           /* QEMU stands still where it looks at a dead one */
+        1 << 5, /* QEMU stands still where it looks at a dead one */
+    BACKEND_OF_HOST = 1 << 6, /* what it makes is a device of this host */
     BACKEND_NBD = 1 << 3, /* nodes are NBD clients: QEMU needs yank for them */
 };
 
@@ -113,7 +116,7 @@ struct volume_planned {
 };
 
 struct backend_ops {
-    const char *scheme; /* "file", "nfs", "rbd", "block", "drbd", "nbd" */
+    const char *scheme; /* "file", "nfs", "rbd", "block", "drbd", ... */
     const char *title;  /* for messages: "NFS file" */
     const char *needs;  /* packages to build with; told where it is absent */
     unsigned flags;
@@ -155,7 +158,9 @@ struct backend_ops {
     /*
      * worker: make 'size' bytes that read as zero under the name 'temp' (in
      * the same directory, pool, ... as the volume); a 'temp' that is there
-     * already is an earlier try of ours and is replaced. ret as probe.
+     * already is an earlier try of ours and is replaced. ret as probe; where
+     * they may not read as zero, its 'zero' is false. A volume that cannot be
+     * renamed has its own name at once, and 'temp' marks it.
      */
     int (*create)(struct volume *volume, const char *temp, uint64_t size,
                   struct volume_info *ret, struct err **errp);
@@ -190,6 +195,9 @@ struct backend_ops {
     int (*detach)(struct volume *volume, const struct volume_planned *planned,
                   struct err **errp);
     unsigned attach_ms; /* both end in that by themselves; 0: as any other */
+    unsigned create_ms; /* the same of create */
+    /* Pure: what one has that is made for so many bytes. NULL: just these. */
+    uint64_t (*round)(uint64_t size);
     /* Pure: to attach one is to attach the other. NULL: never. */
     bool (*is_attached_with)(const struct volume *a, const struct volume *b);
     /*

@@ -376,6 +376,8 @@ static int create(struct work *work, struct record_head *head,
     }
     (void)snprintf(head->target, sizeof(head->target), "%s",
                    work->b_info.identity);
+    work->blank = work->b_info.zero;
+    head->zero = work->b_info.zero;
     r = record_begin(work->record, head, errp);
     if (r == 0) {
         r = b->ops->publish(b, temp, work->b_info.identity, errp);

@@ -59,7 +59,8 @@ int migrate_target_check(const char *disk, const char *how, struct err **errp)
                        " host",
                        how);
     }
-    if (!is_file(volume) && (volume->ops->flags & BACKEND_CREATES) == 0) {
+    if (!is_file(volume) && ((volume->ops->flags & BACKEND_CREATES) == 0 ||
+                             (volume->ops->flags & BACKEND_OF_HOST) != 0)) {
         r = err_set(errp, -ENOTSUP, disk,
                     "%s targets are not made by qpivot, nor opened at the"
                     " destination",

@@ -461,6 +461,9 @@ static void decide_disk(struct op *op, struct plan_disk *disk)
                             ? volume->size != 0 ? volume->size : disk->size
                         : qcow2 ? looked->target.format_size
                                 : looked->target.size;
+    if (disk->create && volume->ops->round != NULL) {
+        disk->target_size = volume->ops->round(disk->target_size);
+    }
     disk->shim = disk->target_size > disk->size;
     disk->image = disk->shim && qcow2;
     decide_copy_mode(op, disk);
@@ -576,6 +579,8 @@ static void decide_sync(struct op *op, struct plan_disk *disk)
         reason = "as asked for: it stays on its base";
     } else if (!disk->create) {
         reason = "the target held data before: every block is written";
+    } else if (request->disks[disk->index].target.stale) {
+        reason = "what is made there may hold old data: every block is written";
     } else if (plan->has_target_is_zero && !disk->drive_mirror) {
         disk->target_is_zero = true;
         reason = "the new target reads as zeroes, and QEMU is told so";
@@ -612,7 +617,8 @@ static json_t *describe(struct op *op, const struct plan_disk *disk)
         (json_int_t)disk->size, "target_size", (json_int_t)disk->target_size,
         "via", disk->drive_mirror ? "drive-mirror" : "blockdev-mirror", "sync",
         disk->sync, "reason", disk->reason, "existing",
-        request->disks[disk->index].target.exists, "zero", disk->create, "shim",
+        request->disks[disk->index].target.exists, "zero",
+        disk->create && !request->disks[disk->index].target.stale, "shim",
         disk->shim, "verify", op_plan(op)->verify);
 }
 

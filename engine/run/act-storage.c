@@ -36,14 +36,17 @@ static uint64_t answer_ms(const struct act *act)
 }
 
 /*
- * What attaches ends by itself, in a time of its own: to leave it before would
- * park what can be undone.
+ * What ends by itself, in a time of its own: to leave it before would park
+ * what can be undone.
  */
-static uint64_t attach_ms(const struct act *act)
+static uint64_t own_ms(const struct act *act)
 {
     bool attaches =
         act->working == VOLUME_ATTACH || act->working == VOLUME_DETACH;
-    return attaches ? act->volume->ops->attach_ms : 0;
+    bool creates = act->working == VOLUME_CREATE;
+    return attaches  ? act->volume->ops->attach_ms
+           : creates ? act->volume->ops->create_ms
+                     : 0;
 }
 
 bool act_works(const struct act *act)
@@ -64,8 +67,8 @@ void act_storage(struct act *act, struct volume *volume,
     act->work_began_ms = now;
     act->work_until_ms =
         now + answer_ms(act) + (request->act == VOLUME_REMOVE ? FREEING_MS : 0);
-    if (act->work_until_ms < now + attach_ms(act)) {
-        act->work_until_ms = now + attach_ms(act);
+    if (act->work_until_ms < now + own_ms(act)) {
+        act->work_until_ms = now + own_ms(act);
     }
     int r = volume_submit(act->op->host.loop, volume, &keeping, act_on_storage,
                           act, &act->work);
@@ -147,8 +150,8 @@ void act_cancel_work(struct act *act)
     if (act->check != NULL) {
         check_cancel(act->check); /* it bounds itself */
     }
-    uint64_t own_ms = act->work != NULL ? attach_ms(act) : 0;
-    shorten(act, own_ms > CANCELLED_MS ? own_ms : CANCELLED_MS);
+    uint64_t ms = act->work != NULL ? own_ms(act) : 0;
+    shorten(act, ms > CANCELLED_MS ? ms : CANCELLED_MS);
 }
 
 void act_hurry(struct act *act)
