@@ -29,10 +29,12 @@ static const struct backend_ops absent_rbd = {
 static const struct backend_ops absent_nbd = {
     .scheme = "nbd", .title = "NBD export", .needs = "libnbd-dev"};
 #endif
-static const struct backend_ops absent_linstor = {
-    .scheme = "linstor",
-    .title = "LINSTOR resource",
-    .needs = "libcurl4-openssl-dev and drbd-utils"};
+#ifndef HAVE_LINSTOR
+static const struct backend_ops absent_linstor = {.scheme = "linstor",
+                                                  .title = "LINSTOR resource",
+                                                  .needs =
+                                                      "libcurl4-openssl-dev"};
+#endif
 
 const struct backend_ops *const backends[] = {
     &backend_file,
@@ -53,7 +55,11 @@ const struct backend_ops *const backends[] = {
 #else
     &absent_nbd,
 #endif
+#ifdef HAVE_LINSTOR
+    &backend_linstor,
+#else
     &absent_linstor,
+#endif
     NULL,
 };
 

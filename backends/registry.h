@@ -14,3 +14,4 @@ extern const struct backend_ops backend_drbd;
 extern const struct backend_ops backend_nfs;
 extern const struct backend_ops backend_rbd;
 extern const struct backend_ops backend_nbd;
+extern const struct backend_ops backend_linstor;

@@ -108,8 +108,14 @@ Test(registry, unknown_scheme_names_the_known_ones)
 
 Test(registry, absent_kind_tells_what_to_install)
 {
-    _cleanup_err_ struct err *linstor =
-        refused("linstor://c/g/r?node=n", -ENOTSUP);
+    struct volume *volume = NULL;
+    _cleanup_err_ struct err *linstor = NULL;
+    int r = volume_parse("linstor://c/gr/re?node=n", &volume, &linstor);
+    if (r == 0) {
+        volume_free(volume);
+        cr_skip_test("built with libcurl");
+    }
+    cr_assert_eq(r, -ENOTSUP);
     cr_assert_not_null(strstr(linstor->hint, "libcurl"));
 }
 
