@@ -26,6 +26,7 @@ enum {
     MAP_PIECE = 1 << 30,
     NOT_FOUND = 127,  /* a shell's exit code */
     BITMAP_DIRTY = 1, /* of the context "qemu:dirty-bitmap:" */
+    DEPTH_OWN = 1,    /* of "qemu:allocation-depth": in the image itself */
 };
 
 struct nbd_bulk {
@@ -50,6 +51,8 @@ static int open_by(const struct volume *volume, unsigned flags,
                    nbd_connect_fn *connect, const char *bitmap,
                    struct bulk **ret, struct err **errp);
 static int connect_export(struct nbd_bulk *nbd, unsigned flags,
+                          const char *bitmap, struct err **errp);
+static int connect_depths(struct nbd_bulk *nbd, unsigned flags,
                           const char *bitmap, struct err **errp);
 static int connect_image(struct nbd_bulk *nbd, unsigned flags,
                          const char *bitmap, struct err **errp);
@@ -129,9 +132,18 @@ static void nbd_bulk_service(struct bulk *bulk, short revents)
     note_lost(bulk);
 }
 
+static const char depths[] = "qemu:allocation-depth";
+
+/* What an extent's flags must say to be told. */
+enum walk_of {
+    WALK_DATA,  /* "base:allocation": bit 1 says that it is zero */
+    WALK_DIRTY, /* a dirty bitmap: bit 0 says that it is set */
+    WALK_OWN,   /* "qemu:allocation-depth": how far down it is, 0: nowhere */
+};
+
 struct walk {
     const char *context;
-    bool dirty; /* a dirty bitmap: bit 0 says that it is set */
+    enum walk_of of;
     bulk_extent_fn *cb;
     void *data;
     uint64_t at;
@@ -139,7 +151,20 @@ struct walk {
     bool done;
 };
 
-/* "base:allocation": pairs of length and flags; bit 1 says that it is zero. */
+static bool is_told(const struct walk *walk, uint32_t flags)
+{
+    switch (walk->of) {
+    case WALK_DIRTY:
+        return (flags & BITMAP_DIRTY) != 0;
+    case WALK_OWN:
+        return flags == DEPTH_OWN;
+    case WALK_DATA:
+        break;
+    }
+    return (flags & LIBNBD_STATE_ZERO) == 0;
+}
+
+/* Pairs of length and flags. */
 static int walk_on_extents(void *data, const char *context, uint64_t offset,
                            uint32_t *entries, size_t n, int *error)
 {
@@ -150,8 +175,7 @@ static int walk_on_extents(void *data, const char *context, uint64_t offset,
     }
     walk->at = offset;
     for (size_t i = 0; i + 1 < n && walk->result == 0; i += 2) {
-        if (walk->dirty ? (entries[i + 1] & BITMAP_DIRTY) != 0
-                        : (entries[i + 1] & LIBNBD_STATE_ZERO) == 0) {
+        if (is_told(walk, entries[i + 1])) {
             walk->result = walk->cb(walk->data, walk->at, entries[i]);
         }
         walk->at += entries[i];
@@ -223,7 +247,7 @@ int bulk_bitmap(const struct volume *volume, const char *bitmap,
         return -ENOMEM;
     }
     struct walk walk = {
-        .context = context, .dirty = true, .cb = cb, .data = data};
+        .context = context, .of = WALK_DIRTY, .cb = cb, .data = data};
     int r = open_by(volume, 0, connect_image, bitmap, &bulk, errp);
     if (r == 0) {
         r = walk_all(nbd_bulk_of(bulk), &walk, errp);
@@ -232,6 +256,22 @@ int bulk_bitmap(const struct volume *volume, const char *bitmap,
     return r == -ENOTSUP
                ? volume_fail(errp, volume, r, "has no such bitmap to read")
                : r;
+}
+
+int bulk_own(const struct volume *volume, bulk_extent_fn *cb, void *data,
+             struct err **errp)
+{
+    struct bulk *bulk = NULL;
+    struct walk walk = {
+        .context = depths, .of = WALK_OWN, .cb = cb, .data = data};
+    int r = open_by(volume, 0, connect_depths, NULL, &bulk, errp);
+    if (r == 0) {
+        r = walk_all(nbd_bulk_of(bulk), &walk, errp);
+        nbd_bulk_close(bulk);
+    }
+    return r == -ENOTSUP ? volume_fail(errp, volume, r,
+                                       "does not tell what it holds itself")
+                         : r;
 }
 
 const struct bulk_ops bulk_nbd = {
@@ -326,6 +366,14 @@ static int connect_export(struct nbd_bulk *nbd, _unused_ unsigned flags,
                                       node_text(node, "server", "port"));
     }
     return r < 0 ? fail(nbd, "cannot connect", errp) : 0;
+}
+
+static int connect_depths(struct nbd_bulk *nbd, unsigned flags,
+                          const char *bitmap, struct err **errp)
+{
+    return nbd_add_meta_context(nbd->handle, depths) < 0
+               ? fail(nbd, "cannot ask for it", errp)
+               : connect_export(nbd, flags, bitmap, errp);
 }
 
 static int connect_image(struct nbd_bulk *nbd, unsigned flags,

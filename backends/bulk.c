@@ -227,6 +227,13 @@ int bulk_bitmap(const struct volume *volume, _unused_ const char *bitmap,
     return err_set(errp, -ENOTSUP, volume->name,
                    "bitmaps cannot be read: built without libnbd");
 }
+
+int bulk_own(const struct volume *volume, _unused_ bulk_extent_fn *cb,
+             _unused_ void *data, struct err **errp)
+{
+    return err_set(errp, -ENOTSUP, volume->name,
+                   "cannot be asked: built without libnbd");
+}
 #endif
 
 static const struct bulk_ops *ops_of(const struct volume *volume)

@@ -146,6 +146,14 @@ int bulk_extents(struct bulk *bulk, bulk_extent_fn *cb, void *data,
 int bulk_bitmap(const struct volume *volume, const char *bitmap,
                 bulk_extent_fn *cb, void *data, struct err **errp);
 
+/*
+ * The ranges that an image of an NBD export holds itself, above its backing
+ * file; blocking. -ENOTSUP where its server does not tell, or NBD is not built
+ * in.
+ */
+int bulk_own(const struct volume *volume, bulk_extent_fn *cb, void *data,
+             struct err **errp);
+
 /* --- for the storage kinds --- */
 
 void bulk_init(struct bulk *bulk, const struct bulk_ops *ops,

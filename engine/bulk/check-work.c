@@ -29,6 +29,7 @@ static int prepare(const struct check_request *request, struct err **errp);
 static int remove_scratch(const struct check_request *request,
                           struct err **errp);
 static int compare(struct check_work *work, struct err **errp);
+static int own(struct check_work *work, struct err **errp);
 static int map_of(const struct volume *volume, uint64_t size,
                   struct extents **ret, struct err **errp);
 static int map_again(const struct check_request *request, struct extents **ret,
@@ -44,6 +45,8 @@ int check_work_run(struct check_work *work, struct err **errp)
         return prepare(&work->request, errp);
     case CHECK_REMOVE:
         return remove_scratch(&work->request, errp);
+    case CHECK_OWN:
+        return own(work, errp);
     case CHECK_COMPARE:
         break;
     }
@@ -188,6 +191,25 @@ static int compare(struct check_work *work, struct err **errp)
         return -ENOMEM;
     }
     return 0;
+}
+
+static int own_on_extent(void *data, uint64_t offset, uint64_t length)
+{
+    struct check_result *result = data;
+    if (result->differing == 0) {
+        (void)snprintf(result->where, sizeof(result->where),
+                       "%llu at offset %llu", (unsigned long long)length,
+                       (unsigned long long)offset);
+    }
+    result->differing += length;
+    return 0;
+}
+
+static int own(struct check_work *work, struct err **errp)
+{
+    _cleanup_(volume_freep) struct volume *volume = NULL;
+    int r = open_volume(work->request.target, "raw", &volume, errp);
+    return r == 0 ? bulk_own(volume, own_on_extent, &work->result, errp) : r;
 }
 
 static int run(struct check_work *work, struct pipeline *p, struct err **errp)

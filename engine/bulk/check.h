@@ -26,6 +26,7 @@ enum check_act {
     CHECK_PREPARE, /* make the scratch image, and try to open both sides */
     CHECK_COMPARE,
     CHECK_REMOVE, /* the scratch image; nothing there is success */
+    CHECK_OWN,    /* 'differing': what 'target' holds above its backing */
 };
 
 struct check_request {
