@@ -125,6 +125,10 @@ enum migrate_same migrate_same_name(const char *driver, const char *src,
 /* Whether a disk of the source is the same storage as 'there'. */
 enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
                                const struct graph_node *there);
+/* The same, of any two files, by drivers and names. */
+enum migrate_same migrate_same_open(struct op *op, const char *driver,
+                                    const char *src, const char *dst_driver,
+                                    const char *dst);
 /* Of an RBD image that is to be shared by two hosts: ask its cluster. */
 step_when_fn migrate_is_shared_image;
 step_fn migrate_look_shared;

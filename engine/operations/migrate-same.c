@@ -3,7 +3,6 @@
  * Whether source and destination use one storage. To guess wrong loses the
  * disk: a copy onto itself, or a guest on a disk that nobody has filled.
  */
-#include <dirent.h>
 #include <inttypes.h>
 #include <string.h>
 #include <strings.h>
@@ -14,45 +13,15 @@
 #include "operations/migrate-plan.h"
 #include "run/op.h"
 #include "vm/graph.h"
+#include "vm/open-file.h"
 #include "vm/vm.h"
-
-/*
- * The process must have it open: by that it is known to be the QEMU itself,
- * and not what only forwards its monitor from another host.
- */
-static bool has_open(uint64_t pid, const struct stat *wanted)
-{
-    _cleanup_free_ char *path = str_printf("/proc/%" PRIu64 "/fd", pid);
-    DIR *dir = path != NULL ? opendir(path) : NULL;
-    bool found = false;
-    const struct dirent *entry;
-    while (dir != NULL && !found && (entry = readdir(dir)) != NULL) {
-        struct stat open;
-        found = fstatat(dirfd(dir), entry->d_name, &open, 0) == 0 &&
-                open.st_dev == wanted->st_dev && open.st_ino == wanted->st_ino;
-    }
-    if (dir != NULL) {
-        (void)closedir(dir);
-    }
-    return found;
-}
-
-/* As the process sees it, which may have another root. */
-static bool stat_there(uint64_t pid, const char *filename, struct stat *ret)
-{
-    const char *from = *filename == '/' ? "root" : "cwd/";
-    _cleanup_free_ char *path =
-        str_printf("/proc/%" PRIu64 "/%s%s", pid, from, filename);
-    return pid != 0 && *filename != '\0' && path != NULL &&
-           stat(path, ret) == 0 && has_open(pid, ret);
-}
 
 static enum migrate_same same_file(struct op *op, const char *src,
                                    const char *dst)
 {
     struct stat a, b;
-    if (!stat_there(vm_process(op_vm(op)).pid, src, &a) ||
-        !stat_there(vm_process(op_dst_vm(op)).pid, dst, &b)) {
+    if (!process_has_file(vm_process(op_vm(op)).pid, src, &a) ||
+        !process_has_file(vm_process(op_dst_vm(op)).pid, dst, &b)) {
         return MIGRATE_UNPROVED;
     }
     bool inode = a.st_ino == b.st_ino;
@@ -139,6 +108,16 @@ static bool are_on_one_host(struct op *op)
     return a != 0 && b != 0 && is_one(a, b, "net") && is_one(a, b, "mnt");
 }
 
+enum migrate_same migrate_same_open(struct op *op, const char *driver,
+                                    const char *src, const char *dst_driver,
+                                    const char *dst)
+{
+    if (is_local(driver) && is_local(dst_driver)) {
+        return same_file(op, src, dst);
+    }
+    return migrate_same_name(driver, src, dst_driver, dst, are_on_one_host(op));
+}
+
 enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
                                const struct graph_node *there)
 {
@@ -149,11 +128,8 @@ enum migrate_same migrate_same(struct op *op, const struct plan_disk *disk,
     if (driver == NULL || filename == NULL) {
         return MIGRATE_UNPROVED;
     }
-    if (is_local(driver) && is_local(there->driver)) {
-        return same_file(op, filename, there->filename);
-    }
-    return migrate_same_name(driver, filename, there->driver, there->filename,
-                             are_on_one_host(op));
+    return migrate_same_open(op, driver, filename, there->driver,
+                             there->filename);
 }
 
 /* --- an image that both call the same --- */
