@@ -212,6 +212,11 @@ struct qpivot_migrate_options {
     const char *tls_dir_to;   /* the destination's; NULL: by the same path */
     const char *tls_hostname; /* of its certificate; NULL: 'address' */
     const char *tls_authz;    /* the one client name it takes; NULL: any */
+    /*
+     * Linked clones: AUTO leaves those on their base whose base is proved to
+     * be at the destination, TOP fails for others, FULL makes one image of each.
+     */
+    enum qpivot_sync sync;
 };
 
 /*

@@ -38,6 +38,7 @@ struct migrate_values {
     const char *tls_creds_to;
     const char *tls_hostname;
     const char *tls_authz;
+    unsigned sync;
     uint64_t xbzrle_cache;
     bool auto_converge;
     bool xbzrle;
@@ -69,6 +70,8 @@ static const struct option_row rows[] = {
      "send them by the ssh connection of the destination's monitor"           },
     {"dry-run",         NULL,                     OPTION_FLAG,   false, AT(dry_run),
      "print the plan with its QMP commands and change nothing"                },
+    {"sync",            "auto|full|top",          OPTION_CHOICE, false, AT(sync),
+     "leave linked clones on their base: where it is proved; never; always"   },
     FOLLOW_ROWS(AT(shown)),
     {"bandwidth",       "BYTES",                  OPTION_BYTES,  false, AT(bandwidth),
      "send at most BYTES a second, disks and memory (10M, 1.5G)"              },
@@ -183,6 +186,7 @@ static struct qpivot_migrate_options options_of(const struct migrate_values *v)
         .tls_dir_to = v->tls_creds_to,
         .tls_hostname = v->tls_hostname,
         .tls_authz = v->tls_authz,
+        .sync = (enum qpivot_sync)v->sync,
     };
     return options;
 }

@@ -165,7 +165,7 @@ static void decide_how(struct op *op, struct plan_disk *disk,
     replace(&disk->reason, reason);
 }
 
-static void match_copy(struct op *op, const struct plan_disk *disk,
+static void match_copy(struct op *op, struct plan_disk *disk,
                        const struct graph_disk *there)
 {
     if (there->device->read_only) {
@@ -173,7 +173,7 @@ static void match_copy(struct op *op, const struct plan_disk *disk,
                         "is read-only at the destination: it cannot be"
                         " filled");
     }
-    if (there->n_layers > 1) {
+    if (!migrate_match_base(op, disk, there)) {
         migrate_problem(op, -ENOTSUP, disk->disk,
                         "has a backing file at the destination: a whole image"
                         " is needed");
@@ -287,6 +287,7 @@ void migrate_match_disks(struct op *op, const struct graph *graph)
             match_disk(op, disk, graph, device);
         }
         migrate_match_bitmaps(op, disk, graph);
+        migrate_forget_base(disk);
     }
     for (unsigned i = 0; i < n; i++) {
         bool known = devices[i].empty || devices[i].root == NULL ||

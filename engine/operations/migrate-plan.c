@@ -76,6 +76,7 @@ int migrate_request_new(const struct qpivot_migrate_options *options,
     plan->copy_mode = QPIVOT_COPY_AUTO;
     plan->target_timeout_ms = TARGET_TIMEOUT_MS;
     request->flags = options->flags;
+    request->sync = options->sync;
     request->bandwidth = options->bandwidth;
     request->downtime_limit_ms = options->downtime_limit_ms;
     request->multifd = options->multifd;
@@ -338,6 +339,7 @@ static void source_on_graph(struct act *act, const struct err *err,
             migrate_problem(op, -ENOMEM, devices[i].label, "out of memory");
         } else {
             migrate_check_source(op, disk, found);
+            migrate_look_base(op, disk, found);
         }
     }
     for (unsigned i = 0; i < request->n_wants; i++) {
@@ -549,10 +551,11 @@ static json_t *describe(const struct plan_disk *disk)
 {
     json_t *bitmaps = json_array_size(disk->bitmaps) > 0 ? disk->bitmaps : NULL;
     return json_pack(
-        "{s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:b, s:I, s:s*, s:O*}", "disk",
-        disk->disk, "device", disk->device, "from", disk->from, "to", disk->to,
-        "how", disk->how, "via", disk->how, "makes", disk->create, "size",
-        (json_int_t)disk->size, "reason", disk->reason, "bitmaps", bitmaps);
+        "{s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:b, s:I, s:s*, s:s*, s:O*}",
+        "disk", disk->disk, "device", disk->device, "from", disk->from, "to",
+        disk->to, "how", disk->how, "via", disk->how, "makes", disk->create,
+        "size", (json_int_t)disk->size, "reason", disk->reason, "sync",
+        json_is_object(disk->linked) ? disk->sync : NULL, "bitmaps", bitmaps);
 }
 
 static void emit_plan(struct op *op)

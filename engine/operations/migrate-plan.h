@@ -22,12 +22,14 @@ struct migrate_want {
 struct migrate_look {
     bool looked; /* 'info' is filled in */
     bool secret; /* QEMU needs one to open it */
+    bool base;   /* there is a file by the name of the source's base */
     struct volume_info info;
 };
 
 /* What a migration was asked for, beside its plan, and has seen so far. */
 struct migrate_request {
     unsigned flags; /* QPIVOT_DROP_BITMAPS, ... */
+    unsigned sync;  /* enum qpivot_sync */
     uint64_t bandwidth;
     unsigned downtime_limit_ms;
     unsigned multifd;
@@ -133,3 +135,27 @@ enum migrate_same migrate_same_open(struct op *op, const char *driver,
 step_when_fn migrate_is_shared_image;
 step_fn migrate_look_shared;
 extern const char migrate_as_asked[]; /* plan_disk.reason: the user said so */
+
+/* --- migrate-base.c: linked clones --- */
+
+/* Of the source: what a base at the destination would have to equal. */
+void migrate_look_base(struct op *op, struct plan_disk *disk,
+                       const struct graph_disk *found);
+/* Of an image that is to be filled: whether it may have its base. */
+bool migrate_match_base(struct op *op, struct plan_disk *disk,
+                        const struct graph_disk *there);
+/* Of one that the destination is to make. */
+void migrate_decide_base(struct op *op, struct plan_disk *disk);
+void migrate_forget_base(struct plan_disk *disk); /* unless it is copied */
+/* The plan: whether the destination has a base by the source's name for it. */
+step_when_fn migrate_may_stand_on_base;
+step_fn migrate_look_base_there;
+
+/*
+ * 'base-open': of an image to be made; 'base-compare': leaves the facts "equal"
+ * and "reason"; 'base-drop': unless it is equal; 'base-overlay': of an image
+ * that was there, leaves "empty".
+ */
+step_when_fn base_is_compared, base_is_opened, base_has_overlay;
+step_command_fn base_open_command;
+step_fn base_open, base_open_probe, base_compare, base_drop, base_see_empty;

@@ -447,6 +447,7 @@ static void decide_disk(struct op *op, struct plan_disk *disk,
         migrate_problem(op, -ENOMEM, disk->disk, "out of memory");
     }
     decide_sync(op, disk);
+    migrate_decide_base(op, disk);
     decide_copy_mode(disk);
 }
 

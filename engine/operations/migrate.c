@@ -74,6 +74,20 @@ static const struct step migrate_steps[] = {
      DST | COPY | STEP_OUTLIVES},
     {"target-made", "let go of the job that has made it",
      target_dismiss, NULL, NULL, target_is_made, NULL, DST | COPY},
+    {"base-open", "open the base that an image to be made is to stand on",
+     base_open, NULL, base_open_probe, base_is_opened, base_open_command,
+     DST | COPY},
+    {"base-export", "export the destination's base, to be read only",
+     export_add, export_del, export_probe, base_is_compared,
+     export_base_command, DST | COPY},
+    {"base-compare", "see whether it is what the source stands on",
+     base_compare, NULL, NULL, base_is_compared, NULL,
+     DST | COPY | STEP_LONG},
+    {"base-close", "end that export",
+     export_del, NULL, NULL, base_is_compared, NULL,
+     DST | COPY | STEP_REPEATS},
+    {"base-drop", "let go of a base that is another one",
+     base_drop, NULL, NULL, base_is_opened, NULL, DST | COPY},
     {"target-secret", "give the source the secret that opens the volume",
      disk_secret_add, disk_secret_del, NULL, target_has_direct_secret,
      disk_secret_command, COPY},
@@ -100,7 +114,7 @@ static const struct step migrate_steps[] = {
      disk_format, NULL, NULL, target_is_formatted, disk_format_command,
      DST | COPY | STEP_LONG},
     {"destination-node", "open what the guest will use",
-     disk_node_add, NULL, disk_node_probe, target_is_attached,
+     target_node_add, NULL, disk_node_probe, target_is_attached,
      target_node_command, DST | COPY},
     {"destination-attach", "put it in the placeholder's stead",
      target_attach, NULL, NULL, target_is_attached, target_attach_command,
@@ -111,6 +125,8 @@ static const struct step migrate_steps[] = {
     {"export", "export the destination's disk",
      export_add, export_del, export_probe, export_is_copied, export_command,
      DST | COPY},
+    {"base-overlay", "see that the image above the base is empty",
+     base_see_empty, NULL, NULL, base_has_overlay, NULL, DST | COPY | STEP_LONG},
     {"target-node", "open the export in the source",
      client_add, client_del, client_probe, export_is_copied, client_command,
      COPY},
@@ -234,6 +250,9 @@ static const struct step migrate_plan_steps[] = {
      COPY | STEP_STORAGE},
     {"look-targets-destination", "see what there is on the destination's host",
      migrate_look_file, NULL, NULL, migrate_is_file_there, NULL, DST | COPY},
+    {"look-bases-destination", "see whether the base may be there, too",
+     migrate_look_base_there, NULL, NULL, migrate_may_stand_on_base, NULL,
+     DST | COPY},
 };
 /* clang-format on */
 
@@ -282,6 +301,22 @@ int migrate_start(const struct op_host *host,
     return r;
 }
 
+/* What has become of a linked clone, and why. */
+static void add_sync(struct op *op, const struct plan_disk *disk, json_t *json)
+{
+    int i = (int)disk->index;
+    const json_t *why = op_fact(op, "base-overlay", i, "reason");
+    bool top =
+        json_is_true(op_fact(op, "base-compare", i, "equal")) &&
+        (disk->attach || json_is_true(op_fact(op, "base-overlay", i, "empty")));
+    if (json_is_object(disk->linked)) {
+        why = why != NULL ? why : op_fact(op, "base-compare", i, "reason");
+        json_auto_t *more = json_pack("{s:s, s:O*}", "sync",
+                                      top ? "top" : "full", "sync_reason", why);
+        (void)json_object_update(json, more);
+    }
+}
+
 static json_t *migrate_result(struct op *op)
 {
     const struct plan *plan = op_plan(op);
@@ -294,6 +329,7 @@ static json_t *migrate_result(struct op *op)
         json_t *json = json_pack(
             "{s:s, s:s, s:s, s:s, s:b}", "disk", disk->disk, "how", disk->how,
             "from", disk->from, "to", disk->to, "made", disk->create);
+        add_sync(op, disk, json);
         const json_t *bitmaps = op_fact(op, "prove-bitmaps", (int)i, "bitmaps");
         if (bitmaps != NULL) {
             (void)json_object_set_new(json, "bitmaps", json_deep_copy(bitmaps));

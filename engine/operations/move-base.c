@@ -30,11 +30,11 @@ static bool is_passing(const char *name)
 }
 
 /*
- * What an image anywhere on this host can call it, or NULL. QEMU has a plain
- * name for what the name alone opens as it is open; else it says "json:", as
- * for a part of a file, or an image on another base than its header's.
+ * QEMU has a plain name for what the name alone opens as it is open; else it
+ * says "json:", as for a part of a file, or an image on another base than its
+ * header's.
  */
-static char *name_of_base(struct op *op, const struct graph_layer *base)
+char *move_name_of_base(struct op *op, const struct graph_layer *base)
 {
     const char *name = base->node->filename;
     if (name == NULL || is_passing(name) || str_starts(name, "json:")) {
@@ -82,7 +82,7 @@ void move_look_base(struct op *op, struct plan_disk *disk,
     }
     const struct graph_layer *base = &found->layers[1];
     disk->base = strdup(base->node->name);
-    disk->base_file = name_of_base(op, base);
+    disk->base_file = move_name_of_base(op, base);
     disk->base_format =
         strdup(base->node == base->protocol ? "raw" : base->node->driver);
     disk->base_nodes = nodes_that_stay(disk, graph, base->node);

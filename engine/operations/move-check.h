@@ -9,6 +9,7 @@
 
 struct graph;
 struct graph_disk;
+struct graph_layer;
 
 struct move_request_disk {
     bool found;  /* the source disk is known */
@@ -82,6 +83,8 @@ void move_check_persist(struct op *op);
  * text, or NULL when that cannot be told for sure.
  */
 char *move_relative_source(struct op *op, const char *name);
+/* What an image anywhere on this host can call it; NULL: nothing, or ENOMEM. */
+char *move_name_of_base(struct op *op, const struct graph_layer *base);
 void move_check_drive_mirror(struct op *op, const struct plan_disk *disk);
 /* --verify: where the scratch images go; what cannot be read beside QEMU. */
 void move_decide_verify(struct op *op);

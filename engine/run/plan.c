@@ -85,6 +85,7 @@ static const struct field disk_fields[] = {
     DISK_LATER(base_file, TEXT),
     DISK_LATER(base_format, TEXT),
     DISK_LATER(base_nodes, JSON),
+    DISK_LATER(linked, JSON),
 };
 
 static const struct field plan_fields[] = {

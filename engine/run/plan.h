@@ -60,6 +60,7 @@ struct plan_disk {
     char *base_file;    /* as the target's header is to name it */
     char *base_format;  /* QEMU's driver */
     json_t *base_nodes; /* of source_nodes: it and all below, which stay */
+    json_t *linked;     /* of a migration: what it must equal, or NULL */
     char *copy_mode;
     bool may_write_block; /* its mirror is write-blocking, or may become so */
     /* another host: how it gets there */

@@ -335,11 +335,25 @@ static void format_on_leftover(struct act *act, const struct job_list *jobs)
 {
     struct name id = act_name(act, NAME_CREATE);
     const struct job *job = job_list_find(jobs, id.text);
-    if (job == NULL) {
-        act_command(act, format_on_started);
-    } else {
+    if (job != NULL) {
         act_wait_jobs(act, format_on_jobs); /* from before a crash */
+        return;
     }
+    json_auto_t *command =
+        disk_format_command(act_op_id(act), act_plan(act), act_disk(act));
+    json_t *args = json_object_get(command, "arguments");
+    if (disk_loses_base(act)) {
+        json_t *options = json_object_get(args, "options");
+        (void)json_object_del(options, "backing-file");
+        (void)json_object_del(options, "backing-fmt");
+    }
+    act_qmp(act, "blockdev-create", json_incref(args), format_on_started);
+}
+
+bool disk_loses_base(const struct act *act)
+{
+    return json_is_object(act_disk(act)->linked) &&
+           !json_is_true(act_fact(act, "base-compare", "equal"));
 }
 
 void disk_format(struct act *act)

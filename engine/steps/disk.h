@@ -32,6 +32,9 @@ step_when_fn disk_has_image;
 step_fn disk_image_add, disk_image_del, disk_image_probe;
 step_command_fn disk_image_command;
 
+/* Of a migration's: its base was to stay, and is not proved to be the same. */
+bool disk_loses_base(const struct act *act);
+
 /* the node that the guest will use */
 step_when_fn disk_has_node;
 step_fn disk_node_add, disk_node_del, disk_node_probe;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/str.h"
@@ -17,6 +18,13 @@
 enum { LOOK_AGAIN_MS = 20, PORT_MAX = 8 };
 
 static void end_on_jobs(struct act *act, const struct job_list *jobs);
+
+/* A base is exported for a while, beside its overlay: by another name. */
+static struct name export_name(const struct act *act)
+{
+    bool base = str_starts(act_step_name(act), "base-");
+    return act_name(act, base ? NAME_BASE : NAME_EXPORT);
+}
 
 bool export_is_copied(const struct plan *plan, const struct plan_disk *disk)
 {
@@ -210,7 +218,24 @@ json_t *export_command(const char *op, const struct plan *plan,
                        const struct plan_disk *disk)
 {
     (void)plan;
-    return export_of(op, disk, disk->dst_node);
+    json_t *command = export_of(op, disk, disk->dst_node);
+    if (json_is_object(disk->linked) && !disk->attach) {
+        /* Whether it holds something itself is asked by this. */
+        (void)json_object_set_new(json_object_get(command, "arguments"),
+                                  "allocation-depth", json_true());
+    }
+    return command;
+}
+
+json_t *export_base_command(const char *op, const struct plan *plan,
+                            const struct plan_disk *disk)
+{
+    (void)plan;
+    struct name id = name_of(op, disk->index, NAME_BASE);
+    return json_pack("{s:s, s:{s:s, s:s, s:s, s:s, s:b}}", "execute",
+                     "block-export-add", "arguments", "type", "nbd", "id",
+                     id.text, "node-name", disk->base, "name", id.text,
+                     "writable", 0);
 }
 
 void export_add(struct act *act)
@@ -230,7 +255,7 @@ static void del_on_reply(struct act *act, const struct err *err, json_t *result)
 static void del_on_exports(struct act *act, const struct err *err,
                            json_t *result)
 {
-    struct name id = act_name(act, NAME_EXPORT);
+    struct name id = export_name(act);
     if (err != NULL || !has_export(result, id.text)) {
         act_end(act, err);
     } else {
@@ -253,7 +278,7 @@ void export_del(struct act *act)
 static void probe_on_exports(struct act *act, const struct err *err,
                              json_t *result)
 {
-    struct name id = act_name(act, NAME_EXPORT);
+    struct name id = export_name(act);
     act_probed(act, err != NULL                   ? PROBE_UNKNOWN
                     : has_export(result, id.text) ? PROBE_DONE
                                                   : PROBE_NOT_DONE);
@@ -262,6 +287,33 @@ static void probe_on_exports(struct act *act, const struct err *err,
 void export_probe(struct act *act)
 {
     act_qmp(act, "query-block-exports", NULL, probe_on_exports);
+}
+
+int export_uri(struct act *act, enum name_what what, char **ret,
+               struct err **errp)
+{
+    const struct plan *plan = act_plan(act);
+    struct name name = act_name(act, what);
+    const json_t *port = act_fact(act, "server", "port");
+    _cleanup_free_ char *path = NULL;
+    if (transport_has_sockets(plan, NULL)) {
+        int r = transport_path(act, TRANSPORT_EXPORTS, &path, errp);
+        if (r < 0) {
+            return r;
+        }
+        *ret = str_printf("nbd+unix:///%s?socket=%s", name.text, path);
+    } else {
+        bool numbers = strchr(plan->address, ':') != NULL; /* IPv6 */
+        *ret = str_printf("nbd://%s%s%s:%" PRIu64 "/%s", numbers ? "[" : "",
+                          plan->address, numbers ? "]" : "",
+                          json_is_integer(port)
+                              ? (uint64_t)json_integer_value(port)
+                              : plan->export_port,
+                          name.text);
+    }
+    return *ret != NULL
+               ? 0
+               : err_set(errp, -ENOMEM, plan->address, "out of memory");
 }
 
 /* --- active for good --- */

@@ -15,6 +15,17 @@ step_command_fn server_command, server_stop_command;
 
 step_fn export_add, export_del, export_probe;
 step_command_fn export_command;
+/*
+ * The same of the base below a linked clone, to be read only; steps whose name
+ * begins with "base-" are about that one.
+ */
+step_command_fn export_base_command;
+
+enum name_what;
+struct err;
+/* Where this process finds it: NAME_EXPORT, NAME_BASE; the caller frees it. */
+int export_uri(struct act *act, enum name_what what, char **ret,
+               struct err **errp);
 
 /* For a moment, and of its protocol node: so that a job may write to it. */
 step_fn export_activate;

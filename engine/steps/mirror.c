@@ -116,6 +116,14 @@ json_t *mirror_command(const char *op, const struct plan *plan,
                      "arguments", args);
 }
 
+/* Another host's: its base is proved to be equal, and nothing hides it. */
+static bool stays_linked(const struct act *act)
+{
+    return json_is_true(act_fact(act, "base-compare", "equal")) &&
+           (act_disk(act)->attach ||
+            json_is_true(act_fact(act, "base-overlay", "empty")));
+}
+
 static void start_on_graph(struct act *act, const struct err *err,
                            const struct graph *graph)
 {
@@ -130,7 +138,9 @@ static void start_on_graph(struct act *act, const struct err *err,
     }
     json_auto_t *command = mirror_command(act_op_id(act), act_plan(act), disk);
     json_t *args = json_object_get(command, "arguments");
-    if (act_is_repeated(act)) {
+    if (json_is_object(disk->linked) && !stays_linked(act)) {
+        (void)json_object_set_new(args, "sync", json_string("full"));
+    } else if (act_is_repeated(act)) {
         /* An earlier try may have written: the target is not zero any more. */
         (void)json_object_del(args, "target-is-zero");
         if (!plan_disk_keeps_base(disk)) {
@@ -147,7 +157,7 @@ void mirror_start(struct act *act)
     const json_t *zero = act_fact(act, "target-create", "zero");
     _cleanup_err_ struct err *err = NULL;
     bool skips = disk->target_is_zero || str_eq(disk->sync, "top");
-    if (skips && !json_is_true(zero)) {
+    if (skips && !json_is_object(disk->linked) && !json_is_true(zero)) {
         /* Stale data would show through, without any error. */
         (void)err_set(&err, -EINVAL, disk->to,
                       "is not proved to read as zeroes");

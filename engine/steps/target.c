@@ -424,8 +424,24 @@ json_t *target_node_command(const char *op, const struct plan *plan,
     struct name file = name_of(op, disk->index, NAME_FILE);
     struct name node = name_of(op, disk->index, NAME_TARGET);
     json_auto_t *nodes = disk_blockdevs(disk, file.text, node.text);
+    if (plan_disk_keeps_base(disk)) {
+        /* No other than the one that was compared. */
+        (void)json_object_set_new(json_array_get(nodes, 1), "backing",
+                                  json_string(disk->base));
+    }
     return json_pack("{s:s, s:O}", "execute", "blockdev-add", "arguments",
                      json_array_get(nodes, 1));
+}
+
+void target_node_add(struct act *act)
+{
+    json_auto_t *command =
+        target_node_command(act_op_id(act), act_plan(act), act_disk(act));
+    json_t *args = json_object_get(command, "arguments");
+    if (disk_loses_base(act)) {
+        (void)json_object_set_new(args, "backing", json_null());
+    }
+    act_qmp(act, "blockdev-add", json_incref(args), NULL);
 }
 
 json_t *target_attach_command(const char *op, const struct plan *plan,

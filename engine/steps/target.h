@@ -35,5 +35,5 @@ step_when_fn target_is_direct, target_has_direct_secret, target_leaves_secret;
 /* The destination's device gets it in the placeholder's stead. */
 step_when_fn target_is_attached, target_is_formatted, target_needs_secret,
     target_has_placeholder;
-step_fn target_attach, target_drop;
+step_fn target_node_add, target_attach, target_drop;
 step_command_fn target_node_command, target_attach_command, target_drop_command;

@@ -21,7 +21,7 @@ struct name name_of(const char *op, unsigned disk, enum name_what what)
         [NAME_EXPORT] = "-export", [NAME_SCRATCH] = "-scratch",
         [NAME_DIRTY0] = "-dirty0", [NAME_DIRTY1] = "-dirty1",
         [NAME_TWIN] = "-twin",     [NAME_TWIN_TOP] = "-twin-top",
-        [NAME_UNLINK] = "-unlink",
+        [NAME_UNLINK] = "-unlink", [NAME_BASE] = "-base",
     };
     struct name name;
     (void)snprintf(name.text, sizeof(name.text), "qpv-%s-d%u%s", op, disk,

@@ -31,6 +31,7 @@ enum name_what {
     NAME_UNLINK, /* ...-unlink           a listening socket, see target.c */
     NAME_TWIN,   /* ...-twin             the mirror back, of the undo window */
     NAME_TWIN_TOP, /* ...-twin-top       that one's filter node */
+    NAME_BASE, /* ...-base             base at the destination, its export */
 };
 
 struct name {

@@ -102,6 +102,7 @@ static bool came_later(const char *key)
         "allow_degraded",
         "base_format",
         "base_nodes",
+        "linked",
     };
     for (unsigned i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         if (strcmp(keys[i], key) == 0) {
