@@ -223,6 +223,10 @@ static json_t *look_edges(const struct fake_vm *vm)
                 add_edge(edges, ID_NODE + i, ID_NODE + node->child,
                          top ? "backing" : "file", true);
             }
+            if (node->backing != FAKE_NOBODY) {
+                add_edge(edges, ID_NODE + i, ID_NODE + node->backing, "backing",
+                         false);
+            }
         }
     }
     for (unsigned i = 0; i < vm->n_devices; i++) {

@@ -51,8 +51,10 @@ int fake_vm_add_node(struct fake_vm *vm, const char *name, const char *driver,
     for (int i = 0; i < FAKE_NODES; i++) {
         struct fake_node *node = &vm->nodes[i];
         if (!node->used) {
-            *node = (struct fake_node){
-                .used = true, .owned = owned, .child = child};
+            *node = (struct fake_node){.used = true,
+                                       .owned = owned,
+                                       .child = child,
+                                       .backing = FAKE_NOBODY};
             copy(node->name, sizeof(node->name), name);
             copy(node->driver, sizeof(node->driver), driver);
             if (name == NULL) {
@@ -80,7 +82,8 @@ struct store_volume *fake_vm_volume_of(const struct fake_vm *vm, int node)
 bool fake_vm_has_parent(const struct fake_vm *vm, int node)
 {
     for (int i = 0; i < FAKE_NODES; i++) {
-        if (vm->nodes[i].used && vm->nodes[i].child == node) {
+        if (vm->nodes[i].used &&
+            (vm->nodes[i].child == node || vm->nodes[i].backing == node)) {
             return true;
         }
     }
@@ -296,6 +299,9 @@ static json_t *blockdev_add(struct fake_vm *vm, const json_t *args)
                            : size != NULL ? (uint64_t)json_integer_value(size)
                                           : below;
     copy(vm->nodes[node].path, STORE_NAME, protocol ? path : "");
+    if (text(args, "backing") != NULL) {
+        vm->nodes[node].backing = fake_vm_find(vm, text(args, "backing"));
+    }
     return json_object();
 }
 
@@ -540,13 +546,27 @@ void fake_vm_add_disk(struct fake_vm *vm, const char *path, bool qcow2,
     fake_vm_settle(vm);
 }
 
+void fake_vm_add_base(struct fake_vm *vm, const char *path)
+{
+    const struct fake_device *device = &vm->devices[vm->n_devices - 1];
+    char name[FAKE_NAME];
+    (void)snprintf(name, sizeof(name), "base%u", vm->n_devices - 1);
+    int base = fake_vm_add_node(vm, name, "file", FAKE_NOBODY, true);
+    copy(vm->nodes[base].path, STORE_NAME, path);
+    vm->nodes[base].size = store_find(vm->store, path)->size;
+    vm->nodes[device->root].backing = base;
+    fake_vm_settle(vm);
+}
+
 static bool device_reaches(const struct fake_vm *vm, int node)
 {
     for (unsigned i = 0; i < vm->n_devices; i++) {
         int it = vm->devices[i].root;
-        while (it != FAKE_NOBODY && it != node) {
+        while (it != FAKE_NOBODY && it != node &&
+               vm->nodes[it].backing != node) {
             it = vm->nodes[it].child;
         }
+        it = it != FAKE_NOBODY && vm->nodes[it].backing == node ? node : it;
         if (it == node) {
             return true;
         }

@@ -47,6 +47,7 @@ struct fake_node {
     bool unstored;           /* ... and was: it is not stored at the end */
     char ours[2][FAKE_NAME]; /* bitmaps by names of ours */
     int child;               /* "file", or what a filter is on */
+    int backing;             /* or FAKE_NOBODY */
     uint64_t size;
 };
 
@@ -161,6 +162,9 @@ struct fake_vm *fake_vm_free(struct fake_vm *vm);
  */
 void fake_vm_add_disk(struct fake_vm *vm, const char *path, bool qcow2,
                       bool drive);
+
+/* The last disk added stands on a base: the node "base<N>", of 'path'. */
+void fake_vm_add_base(struct fake_vm *vm, const char *path);
 
 /* The same on a placeholder, which is no volume. */
 void fake_vm_add_placeholder(struct fake_vm *vm, uint64_t size, bool drive);

@@ -141,6 +141,11 @@ const struct scenario scenarios[] = {
      .n_disks = 2, .thin = 2, .thin_lost = 3,
      .abort_at = "mirror-end",
      .targets = {"/fake/dst0?format=qcow2", "/fake/dst1"}},
+    {.name = "migrate-linked", .operation = &migrate_operation,
+     .n_disks = 2, .thin = 2, .thin_lost = 4,
+     .linked = true,
+     .abort_at = "mirror-end",
+     .targets = {"/fake/dst0?format=qcow2", "nbd"}},
     {.name = "migrate-direct", .operation = &migrate_operation,
      .n_disks = 2, .thin = 2, .thin_lost = 3,
      .abort_at = "mirror-end",
@@ -189,7 +194,8 @@ bool scenario_migrates(const struct scenario *scenario)
 /* Where a disk has a bitmap, an image that can store it. */
 static bool in_images(const struct scenario *scenario)
 {
-    return scenario->bitmap && scenario_migrates(scenario);
+    return (scenario->bitmap && scenario_migrates(scenario)) ||
+           scenario->linked;
 }
 
 const char *scenario_state(unsigned disk)
@@ -209,6 +215,16 @@ static void path_of(const char *kind, unsigned disk, char out[STORE_NAME])
     (void)snprintf(out, STORE_NAME, "/fake/%s%u", kind, disk);
 }
 
+static void add_base(const struct scenario *scenario, struct fake_vm *vm,
+                     unsigned disk)
+{
+    char path[STORE_NAME];
+    path_of("base", disk, path);
+    if (scenario->linked) {
+        fake_vm_add_base(vm, path);
+    }
+}
+
 /* Its own volume for what is copied, the source's for what is shared. */
 static void prepare_destination(const struct scenario *scenario,
                                 struct world *world)
@@ -226,6 +242,7 @@ static void prepare_destination(const struct scenario *scenario,
         }
         fake_vm_add_disk(world->dst_vm, path, in_images(scenario),
                          scenario->drive);
+        add_base(scenario, world->dst_vm, i);
     }
     fake_vm_await(world->dst_vm, scenario->autostart);
 }
@@ -255,6 +272,11 @@ void scenario_prepare(const struct scenario *scenario, struct world *world)
         path_of("src", i, path);
         add_volume(scenario, world, path);
         fake_vm_add_disk(world->vm, path, in_images(scenario), scenario->drive);
+        path_of("base", i, path);
+        if (scenario->linked) {
+            (void)store_add(world->store, path, SIZE);
+        }
+        add_base(scenario, world->vm, i);
     }
     for (unsigned i = 0; scenario->attached && i < scenario->n_disks; i++) {
         char path[STORE_NAME];

@@ -32,6 +32,7 @@ struct scenario {
     bool cut;       /* between them, when the destination has all */
     bool window;    /* with an undo window */
     bool tls;       /* by certificates, of one client name only */
+    bool linked;    /* the disks stand on bases, not proved to be the same */
     unsigned flags;
     enum qpivot_via via;
     enum qpivot_verify_mode verify;
