@@ -8,7 +8,17 @@
 enum {
     FIRST_IS_THROUGH = 2, /* dirty-sync-count counts the begin, too */
     PASSES_TO_JUDGE = 4,  /* passes before that prove nothing */
+    FIRST_SHARE = 32,     /* of the limit: the downtime of the first pass */
 };
+
+unsigned precopy_downtime_ms(unsigned limit_ms, uint64_t passes)
+{
+    unsigned ms = limit_ms < FIRST_SHARE ? 1 : limit_ms / FIRST_SHARE;
+    for (uint64_t i = FIRST_IS_THROUGH; i < passes && ms < limit_ms; i++) {
+        ms *= 2;
+    }
+    return ms < limit_ms ? ms : limit_ms;
+}
 
 /* The guest does not run here until the stream comes to its end by itself. */
 static enum precopy_verdict leave(const struct precopy *precopy,

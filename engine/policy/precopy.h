@@ -38,6 +38,14 @@ struct precopy {
 };
 
 /*
+ * The downtime that QEMU is to reckon with, which must not exceed 'limit_ms',
+ * after so many passes over the memory. It ends the stream as soon as what is
+ * left fits into that, and sends it while the guest stands: so first a short
+ * one, and a longer one after each pass that it was too short for.
+ */
+unsigned precopy_downtime_ms(unsigned limit_ms, uint64_t passes);
+
+/*
  * One look at query-migrate. 'reason' is one phrase for the user with the
  * figures that decided, always set. What was told is not told again until it
  * has changed.

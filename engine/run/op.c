@@ -655,8 +655,8 @@ static void op_on_dst_event(void *data, const char *name, const json_t *event)
 /* Events of a stream or of the guest: what waits for them looks at once. */
 static void op_wake(struct op *op, const char *event)
 {
-    static const char *const names[] = {"MIGRATION", "STOP", "RESUME",
-                                        "BLOCK_EXPORT_DELETED"};
+    static const char *const names[] = {"MIGRATION", "MIGRATION_PASS", "STOP",
+                                        "RESUME", "BLOCK_EXPORT_DELETED"};
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
         if (strcmp(names[i], event) == 0) {
             list_foreach(it, &op->acts) {

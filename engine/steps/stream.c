@@ -36,7 +36,8 @@ struct following {
     uint64_t told_ms;
     struct stall stall;
     struct precopy precopy;
-    bool known; /* 'running' has been seen */
+    unsigned downtime_ms; /* that QEMU reckons with */
+    bool known;           /* 'running' has been seen */
     bool running;
     bool ours; /* an earlier engine may have stopped the guest */
     bool gate; /* stream_gate(): the guest has been stopped already */
@@ -50,6 +51,12 @@ static const char *text_of(const json_t *json, const char *key)
 {
     const char *text = json_string_value(json_object_get(json, key));
     return text != NULL ? text : "";
+}
+
+static uint64_t count_of(const json_t *json, const char *key)
+{
+    json_int_t n = json_integer_value(json_object_get(json, key));
+    return n > 0 ? (uint64_t)n : 0;
 }
 
 static bool is_over(const char *status)
@@ -113,13 +120,23 @@ bool stream_has_parameters(const struct plan *plan,
     return json_object_size(plan->parameters) > 0;
 }
 
+/* The most that the guest is to stand still for. */
+static unsigned downtime_limit(const struct plan *plan)
+{
+    return (unsigned)count_of(plan->parameters, "downtime-limit");
+}
+
 json_t *parameters_command(const char *op, const struct plan *plan,
                            const struct plan_disk *disk)
 {
     (void)op;
     (void)disk;
+    json_auto_t *first = json_copy(plan->parameters);
+    (void)json_object_set_new(
+        first, "downtime-limit",
+        json_integer(precopy_downtime_ms(downtime_limit(plan), 0)));
     return json_pack("{s:s, s:O}", "execute", "migrate-set-parameters",
-                     "arguments", plan->parameters);
+                     "arguments", first);
 }
 
 void parameters_set(struct act *act)
@@ -265,12 +282,6 @@ static void follow_look(struct act *act);
 static bool was_decided(const struct act *act, const char *what);
 static double follow_seconds(struct act *act);
 
-static uint64_t count_of(const json_t *json, const char *key)
-{
-    json_int_t n = json_integer_value(json_object_get(json, key));
-    return n > 0 ? (uint64_t)n : 0;
-}
-
 /* Bytes a second; 0: not measured yet. */
 static uint64_t rate_of(const json_t *ram)
 {
@@ -370,6 +381,32 @@ static void follow_on_runstate(struct act *act, const struct err *err,
     act_again_on_event(act, FOLLOW_MS, follow_look);
 }
 
+/* Then what comes next is asked for. */
+static void follow_on_longer(struct act *act, const struct err *err,
+                             json_t *result)
+{
+    (void)err; /* it has just ended, or goes on as it was */
+    (void)result;
+    act_qmp(act, "query-status", NULL, follow_on_runstate);
+}
+
+/* The memory changes too fast for the downtime that QEMU reckons with. */
+static bool follow_lengthen(struct act *act, const json_t *info)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    uint64_t passes =
+        count_of(json_object_get(info, "ram"), "dirty-sync-count");
+    unsigned ms = precopy_downtime_ms(downtime_limit(act_plan(act)), passes);
+    if (ms <= f->downtime_ms) {
+        return false;
+    }
+    f->downtime_ms = ms;
+    act_qmp(act, "migrate-set-parameters",
+            json_pack("{s:I}", "downtime-limit", (json_int_t)ms),
+            follow_on_longer);
+    return true;
+}
+
 static double follow_seconds(struct act *act)
 {
     const struct following *f = act_scratch(act, sizeof(*f));
@@ -416,7 +453,11 @@ static void follow_on_info(struct act *act, const struct err *err,
             return;
         }
         stream_tell(act, result, "stream", &f->told_ms);
-        if (str_eq(status, "active") && !f->gate) {
+        bool runs = str_eq(status, "active") && !f->gate;
+        if (runs && follow_lengthen(act, result)) {
+            return;
+        }
+        if (runs) {
             act_qmp(act, "query-status", NULL, follow_on_runstate);
         } else {
             act_again_on_event(act, FOLLOW_MS, follow_look);
@@ -456,6 +497,7 @@ static void follow_begin(struct act *act, bool gate)
                                   .postcopy = act_plan(act)->postcopy,
                                   .postcopy_ms = act_plan(act)->postcopy_ms,
                                   .begun_ms = f->begun_ms};
+    f->downtime_ms = precopy_downtime_ms(downtime_limit(act_plan(act)), 0);
     f->gate = gate;
     f->ours = was_decided(act, "suspend");
     f->known = f->ours || stream_goes_over(act);

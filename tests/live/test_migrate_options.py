@@ -108,6 +108,24 @@ def test_what_the_stream_comes_to_is_told(lab):
     assert_gone_over(pair, r)
 
 
+@timeout(90)
+def test_the_downtime_is_short_if_that_does(lab):
+    """QEMU reckons with more of it only after passes that it was too short for,
+    and never with more than the limit."""
+    pair = Pair(lab, ["raw"], pace=2)
+    r = pair.migrate("--bandwidth", "8M", "--downtime-limit", "640", "--timeout", "20s",
+                     "--on-timeout", "suspend", "--freeze-limit", "60s")
+    sent = [m["msg"] for m in map(json.loads, trace_of(pair).splitlines()) if m["dir"] == ">"]
+    names = [m.get("execute") for m in sent]
+    sent = sent[:names.index("migrate-continue")]
+    limits = [m["arguments"]["downtime-limit"] for m in sent
+              if m.get("execute") == "migrate-set-parameters"]
+    print(limits)
+    assert limits[:2] == [20, 20] and limits[2] == 40, limits  # the first: both QEMUs'
+    assert limits == sorted(limits) and limits[-1] <= 640, limits
+    assert_gone_over(pair, r)
+
+
 # --- TLS ---
 
 @timeout(120)

@@ -11,6 +11,7 @@
 #include "fake/fake-vm.h"
 #include "fake/scratch.h"
 #include "operations/migrate.h"
+#include "policy/precopy.h"
 #include "qpivot.h"
 #include "run/journal.h"
 
@@ -227,7 +228,7 @@ Test(migrate, the_downtime_limit_is_the_users)
     options.flags |= QPIVOT_DRY_RUN;
     options.downtime_limit_ms = 70;
     run();
-    cr_assert_eq(planned_downtime(), 70);
+    cr_assert_eq(planned_downtime(), precopy_downtime_ms(70, 0));
 }
 
 Test(migrate, the_downtime_limit_is_what_QEMU_has)
@@ -237,7 +238,7 @@ Test(migrate, the_downtime_limit_is_what_QEMU_has)
     (void)json_object_set_new(vms[0]->stream.parameters, "downtime-limit",
                               json_integer(450));
     run();
-    cr_assert_eq(planned_downtime(), 450);
+    cr_assert_eq(planned_downtime(), precopy_downtime_ms(450, 0));
 }
 
 Test(migrate, storage_that_nobody_can_prove_is_asked_for)

@@ -43,6 +43,31 @@ static void expect(struct precopy precopy, const char *scenario,
     cr_assert(strstr(reason, why) != NULL, "'%s' is not in '%s'", why, reason);
 }
 
+Test(precopy, the_downtime_is_short_first_and_never_above_the_limit)
+{
+    static const struct {
+        unsigned limit;
+        uint64_t passes;
+        unsigned ms;
+    } cases[] = {
+        {300, 0,          9  },
+        {300, 2,          9  },
+        {300, 3,          18 },
+        {300, 7,          288},
+        {300, 8,          300},
+        {300, UINT64_MAX, 300},
+        {1,   0,          1  },
+        {1,   9,          1  },
+        {20,  3,          2  },
+        {0,   5,          0  },
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        cr_assert_eq(precopy_downtime_ms(cases[i].limit, cases[i].passes),
+                     cases[i].ms, "case %zu", i);
+    }
+}
+
 Test(precopy, a_stream_that_gets_on_is_left_alone)
 {
     expect((struct precopy){0},
