@@ -35,7 +35,7 @@ def verdict(lab, vm, disk, table=None, last=None, **kw):
 
 def test_guest_boots_and_writes(lab):
     d = Disk("d0", new_file(lab, "d0.raw"))
-    vm = lab.vm([d])
+    vm = lab.vm([d], power_on=True)
     vm.wait_writes(200)
     r = vm.report()["d0"]
     print(r)

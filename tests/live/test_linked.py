@@ -79,7 +79,8 @@ def test_a_clone_stays_on_its_base(lab):
         scene.judge_dead()
         with open(config) as f:
             emitted = json.load(f)
-        cold = lab.vm([Emitted(lab, d, emitted) for d in targets], paused=True)
+        cold = lab.vm([Emitted(lab, d, emitted) for d in targets], paused=True,
+                      power_on=True)
         assert all(r["bad"] == 0 and r["found"] > 0 for r in cold.boot_report.values())
         cold.quit()
         for d, base in bases.items():

@@ -50,7 +50,8 @@ def assert_stayed(pair, before):
 
 @timeout(90)
 def test_nbd_raw(lab):
-    pair = Pair(lab, ["raw"], to={"d0": "raw"})
+    """The source has never been a destination, which most guests here have."""
+    pair = Pair(lab, ["raw"], to={"d0": "raw"}, power_on=True)
     assert_gone_over(pair, pair.migrate())
 
 

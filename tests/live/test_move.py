@@ -282,7 +282,7 @@ def test_the_emitted_description_boots_and_holds_the_data(lab):
     scene.vm.wait_writes(20)
     tables = scene.vm.tables()
     scene.vm.quit()
-    cold = lab.vm([Emitted(lab, d, emitted) for d in targets], paused=True)
+    cold = lab.vm([Emitted(lab, d, emitted) for d in targets], paused=True, power_on=True)
     assert all(r["bad"] == 0 and r["found"] > 0 for r in cold.boot_report.values())
     for d, table in tables.items():
         assert cold.boot_report[d]["maxseq"] == max(table), d

@@ -78,16 +78,21 @@ class Disk:
         return argv + ["-device", json.dumps(device)]
 
 
+SAME = {"machine": "pc-q35-7.2", "memory": 96}  # if not told otherwise
+
+
 class Vm:
     """A running machine.
 
     qmp_path is the monitor for the program under test, second_path one for a
-    second engine; self.qmp is the spare one for the test's own eyes.
+    second engine; self.qmp is the spare one for the test's own eyes.  state:
+    what the guest goes on from instead of booting, see saved.py; words: more
+    of the kernel's command line.
     """
 
     def __init__(self, install, tmp, disks, name="vm", boot=True, argv=(),
-                 machine="pc-q35-7.2", memory=96, blocks=1024, pace=5,
-                 paused=False, stderr_ok=False, wait=True, prefix=()):
+                 machine=SAME["machine"], memory=SAME["memory"], blocks=1024, pace=5,
+                 paused=False, stderr_ok=False, wait=True, prefix=(), state=None, words=""):
         self.install, self.name, self.disks = install, name, list(disks)
         self.tmp = Path(tmp)
         self.qmp_path = str(self.tmp / f"{name}.qmp")
@@ -108,14 +113,17 @@ class Vm:
                    "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
                    "-qmp", f"unix:{self.second_path},server=on,wait=off",
                    "-qmp", f"unix:{self.spare_path},server=on,wait=off"]
+        words = (f"qpl.disks={len(self.disks)} qpl.blocks={blocks} "
+                 f"qpl.pace={pace} qpl.paused={int(paused)} {words}")
         if boot:
             command += ["-kernel", str(guest.kernel()), "-initrd", str(guest.initramfs()),
                         "-append", "console=ttyS0 quiet loglevel=3 panic=-1 "
                         "tsc=reliable no_timer_check nosoftlockup mitigations=off cryptomgr.notests "
-                        f"qpl.disks={len(self.disks)} qpl.blocks={blocks} "
-                        f"qpl.pace={pace} qpl.paused={int(paused)}"]
+                        + words]
         else:
             command += ["-S"]
+        if state:
+            command += ["-incoming", f"exec:cat {state}"]
         command += list(argv)
         for d in self.disks:
             command += d.argv()
@@ -127,6 +135,8 @@ class Vm:
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         self.qmp = self.proc.wait_for("the monitor", self._connect)
+        if state:
+            self._go_on(words)
         if boot and wait:
             self.wait_ready()
 
@@ -139,6 +149,13 @@ class Vm:
             return Qmp(self.spare_path, seconds=20)
         except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
             return None  # or it ends, and then its own words tell why
+
+    def _go_on(self, words):
+        """The state was saved stopped, and its console has not heard of anything."""
+        self.proc.wait_for("the saved guest", lambda: self.status() != "inmigrate", 60)
+        self.qmp.cmd("cont")
+        self.qmp.events.clear()
+        self.tell(words)
 
     # console
 

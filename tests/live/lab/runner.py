@@ -29,7 +29,7 @@ import time
 import traceback
 from pathlib import Path
 
-from . import guest, isolate, proc, qemu, qpivot
+from . import guest, isolate, proc, qemu, qpivot, saved
 from .ceph import Ceph
 from .loop import Loop
 from .nbd import Nbd
@@ -65,9 +65,9 @@ class Lab:
     """What one test has: a folder, an installation of QEMU, shared services,
     and a stack of things to end."""
 
-    def __init__(self, install, services, tmp, thin=None):
+    def __init__(self, install, services, tmp, thin=None, states=None):
         self.install, self.services, self.tmp = install, services, Path(tmp)
-        self.thin = thin
+        self.thin, self.states = thin, states
         # Storage ends after the machines that use it, whenever it began.
         self.storage, self.stack = contextlib.ExitStack(), contextlib.ExitStack()
         self.qpivot = qpivot.Qpivot(self)
@@ -110,9 +110,13 @@ class Lab:
             raise Skip("no QEMU 10.0: 'tools/setup --qemu10' fetches it")
         return qemu.Install(prefix)
 
-    def vm(self, disks, **kw):
+    def vm(self, disks, power_on=False, **kw):
+        """A machine with the guest in it; power_on: one that boots it."""
         kw.setdefault("name", f"vm{self._number}")
         self._number += 1
+        if self.states and not power_on and saved.fits(**kw):
+            same = {k: kw.get(k, v) for k, v in qemu.SAME.items()}
+            kw["state"] = saved.state(self.states, self.install, **same)
         return self.ends(qemu.Vm(self.install, self.tmp, disks, **kw))
 
     def loop(self, size, name=None, sector=0):
@@ -218,7 +222,8 @@ class Job:
         signal.signal(signal.SIGALRM, alarm)
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
         tmp = Path(tempfile.mkdtemp(prefix="t", dir=run.tmp))
-        lab = Lab(run.install, run.services, tmp, run.opts.thin)
+        lab = Lab(run.install, run.services, tmp, run.opts.thin,
+                  None if run.opts.boot else Path(run.tmp))
         result, why = "ok", ""
         try:
             try:
@@ -264,7 +269,8 @@ class Job:
                 break
             data += part
         os.close(self.pipe)
-        os.waitpid(self.pid, 0)
+        used = os.wait4(self.pid, 0)[2]
+        self.cpu = used.ru_utime + used.ru_stime
         if not data:
             return "FAIL", "the test's process died"
         return json.loads(data)
@@ -363,7 +369,7 @@ class Run:
     def result(self, job, result, why):
         self.count[result] += 1
         seconds = time.monotonic() - job.started
-        line = f"{result:4} {job.name} ({seconds:.1f} s)"
+        line = f"{result:4} {job.name} ({seconds:.1f} s, {job.cpu:.1f} s of CPU)"
         print(line + (f": {why.splitlines()[0][:400]}" if why else ""), flush=True)
         if result == "FAIL":
             self.failed.append(job.test)
@@ -385,6 +391,8 @@ def main(argv=None, folder=LIVE, services=SERVICES, logs="logs",
     p.add_argument("--thin", type=int, choices=(0, 1), metavar="0|1",
                    help="kill at the start or at the end of each step, not at both;"
                    " the other run does the other half")
+    p.add_argument("--boot", action="store_true",
+                   help="boot each guest; else most go on from where one was saved")
     p.add_argument("--again", type=int, metavar="N", default=0,
                    help="if at most N fail: each once more, alone; told, and that counts")
     p.add_argument("--tail", type=int, default=25, metavar="N",

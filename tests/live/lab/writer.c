@@ -71,7 +71,7 @@ static struct disk disks[MAX_DISKS];
 static unsigned n_disks;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake_writers, writer_idle;
-static bool paused;
+static bool paused, saved;
 static uint64_t pace_ms = 2, stat_ms = 100, region_blocks = 1024, want_disks;
 static uint32_t crc_table[256];
 
@@ -444,10 +444,8 @@ static void load_modules(void)
     }
 }
 
-static void read_parameters(void)
+static void read_parameters(char *line)
 {
-    char line[4096];
-    read_file("/proc/cmdline", line, sizeof(line));
     for (char *save, *w = strtok_r(line, " ", &save); w;
          w = strtok_r(NULL, " ", &save)) {
         unsigned long long v;
@@ -461,8 +459,33 @@ static void read_parameters(void)
             stat_ms = v;
         } else if (sscanf(w, "qpl.paused=%llu", &v) == 1) {
             paused = v != 0;
+        } else if (sscanf(w, "qpl.saved=%llu", &v) == 1) {
+            saved = v != 0;
         }
     }
+}
+
+/*
+ * The machine is saved here, without a disk.  Where it is loaded it has some,
+ * which its bus shows when it is looked at again.
+ */
+static void wait_for_disks(void)
+{
+    char line[1024];
+    size_t n = 0;
+
+    say("WL saved");
+    while (n < sizeof(line) - 1 && read(0, line + n, 1) == 1 &&
+           line[n] != '\n') {
+        n++;
+    }
+    line[n] = 0;
+    read_parameters(line);
+    int fd = open("/sys/bus/pci/rescan", O_WRONLY);
+    if (fd < 0 || write(fd, "1", 1) != 1) {
+        die("rescan");
+    }
+    close(fd);
 }
 
 static void open_disk(const char *dev)
@@ -548,6 +571,8 @@ static void console_init(void)
 
 static void boot(void)
 {
+    char line[4096];
+
     mkdir("/proc", 0755);
     mkdir("/sys", 0755);
     mkdir("/dev", 0755);
@@ -556,8 +581,12 @@ static void boot(void)
     mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
     console_init();
     crc_init();
-    read_parameters();
+    read_file("/proc/cmdline", line, sizeof(line));
+    read_parameters(line);
     load_modules();
+    if (saved) {
+        wait_for_disks();
+    }
     find_disks();
 }
 
