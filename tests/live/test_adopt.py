@@ -29,7 +29,7 @@ def copying(engine):
 
 
 def step(engine, name, state):
-    engine.wait_event("step", lambda x: (x["step"], x["state"]) == (name, state), 60)
+    engine.kill_at(name, state)
     return engine.events[0]["op"]
 
 

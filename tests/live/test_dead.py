@@ -26,11 +26,13 @@ def silent(engine, seconds=30):
 def held_ready(scene, targets, *options):
     """A move whose d0 is READY and waits for d1, whose job the test pauses:
     the moment in which nothing is written to d0 by the mirror itself."""
-    e = scene.start_move(targets, *options)
+    e = scene.start_move(targets, "--speed", "256K", *options)  # until that is paused
     e.wait_event("step", lambda x: x["step"] == "mirror-ready", 30)
     job = wait_for("d1's job", lambda: next(
-        (j["id"] for j in scene.vm.jobs() if j["id"].endswith("-d1-mirror")), None), 10)
+        (j["id"] for j in scene.vm.jobs() if j["id"].endswith("-d1-mirror")), None), 30)
     scene.vm.qmp.cmd("job-pause", id=job)
+    for each in (job, job.replace("-d1-", "-d0-")):
+        scene.vm.qmp.cmd("block-job-set-speed", device=each, speed=0)
     e.wait_event("ready", lambda x: x["disk"] == "d0", 30)
     scene.vm.tell("reset", "counters")
     return e, job

@@ -49,13 +49,13 @@ def rounds(lab, numbers, group, legacy):
 
 
 @needs("ceph", "nfs")
-@timeout(150)
+@timeout(300)
 def test_pairs_as_a_group_first_half(lab):
     rounds(lab, (1, 0, 2), group=True, legacy=False)
 
 
 @needs("ceph", "nfs")
-@timeout(150)
+@timeout(300)
 def test_pairs_as_a_group_second_half(lab):
     rounds(lab, (3, 4, 5), group=True, legacy=True)
 
@@ -73,7 +73,7 @@ def test_pairs_alone_second_half(lab):
 
 
 @needs("ceph", "nfs")
-@timeout(150)
+@timeout(300)
 def test_drive_mirror_to_every_kind(lab):
     scene = Scene(lab, ["raw", "qcow2", "raw", "qcow2", "raw", "qcow2"])
     targets = {d: volume(lab, k) for d, k in zip(scene.now, KINDS)}

@@ -16,8 +16,7 @@ SLOW = ("--speed", "1M")
 def killed(scene, targets, step, state, *options):
     """Starts a move and kills the engine at that moment."""
     e = scene.start_move(targets, *options)
-    e.wait_event("step", lambda x: (x["step"], x["state"]) == (step, state), 60)
-    e.kill()
+    e.kill_at(step, state)
     return e.events[0]["op"]
 
 

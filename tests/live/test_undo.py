@@ -109,8 +109,7 @@ def test_a_killed_engine_leaves_a_running_guest(lab):
         scene = Scene(lab, ["raw", "raw"])
         targets = {"d0": volume(lab, "raw"), "d1": volume(lab, "raw")}
         e = scene.start_move(targets, "--undo-window", "3s")
-        e.wait_event("step", lambda x: (x["step"], x["state"]) == (step, "start"), OPEN)
-        e.kill()
+        e.kill_at(step, "start", OPEN)
         wait_for("the guest to go on", lambda: runs(scene), 10)
         scene.vm.wait_writes(20)
         r = lab.qpivot.run("recover", "--json")

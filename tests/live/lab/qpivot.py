@@ -19,11 +19,14 @@ from .proc import LabError, Proc, SCALE, Timeout, run
 # Absolute, since a test may run it from another folder.
 PROGRAM = os.path.abspath(os.environ.get("QPIVOT", guest.ROOT / "build/tools/qpivot"))
 
+DOOM = os.path.join(os.path.dirname(os.path.dirname(PROGRAM)), "tests/live/libdoom.so")
+
 DONE, ROLLED_BACK, REFUSED, PARKED, UNREACHABLE = range(5)
 
 # A leak or undefined behaviour must end a sanitized build visibly.
 SANITIZER = {
-    "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=1:detect_stack_use_after_return=1",
+    "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=1:detect_stack_use_after_return=1"
+                    ":verify_asan_link_order=0",  # for what is preloaded
     "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
     "LSAN_OPTIONS": f"suppressions={guest.HERE}/lsan.supp:print_suppressions=0",
 }
@@ -44,9 +47,9 @@ def version():
 class Engine:
     """One run of the program."""
 
-    def __init__(self, argv, log, env):
+    def __init__(self, argv, log, env, doom=None):
         self.events, self.text, self.changed = [], [], threading.Condition()
-        self.log = log
+        self.log, self.doom_file = log, doom
         self.doom = lambda event: False
         self.proc = Proc(argv, log, env=env, stdout=subprocess.PIPE)
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -66,7 +69,7 @@ class Engine:
                     self.text.append(line)
                     if isinstance(event, dict):
                         self.events.append(event)
-                        if self.doom(event):
+                        if self.doom(event) and self.proc.alive():
                             os.kill(self.proc.pid, signal.SIGKILL)
                     self.changed.notify_all()
         with self.changed:
@@ -97,7 +100,8 @@ class Engine:
 
     def kill(self):
         """As if the host's memory had run out: nothing can be tidied up."""
-        os.kill(self.proc.pid, signal.SIGKILL)
+        if self.proc.alive():
+            os.kill(self.proc.pid, signal.SIGKILL)
         self.proc.popen.wait()
         self.reader.join(10)
 
@@ -106,6 +110,10 @@ class Engine:
         intent is durable and the act is not done, at the 'end' it is."""
         def there(e):
             return (e.get("event"), e.get("step"), e.get("state")) == ("step", step, state)
+        if self.doom_file:  # whose reader may be slower than the program
+            with open(self.doom_file + ".new", "w") as f:
+                f.write(f'"step":"{step}","state":"{state}"')
+            os.rename(self.doom_file + ".new", self.doom_file)
         with self.changed:
             if any(there(e) for e in self.events):
                 raise LabError(f"too late to kill it at {step}")
@@ -167,8 +175,11 @@ class Qpivot:
     def start(self, *argv, env=None, prefix=()):
         self.n += 1
         full = {**SANITIZER, "QPIVOT_STATE": self.state, **(env or {})}
-        return self.lab.ends(Engine([*prefix, program(), *argv],
-                                    self.lab.path(f"qpivot{self.n}.log"), full))
+        log = self.lab.path(f"qpivot{self.n}.log")
+        doom = log + ".doom" if os.path.exists(DOOM) else None
+        if doom:
+            full.update(DOOM=doom, LD_PRELOAD=" ".join([DOOM, full.get("LD_PRELOAD", "")]))
+        return self.lab.ends(Engine([*prefix, program(), *argv], log, full, doom))
 
     def run(self, *argv, seconds=120, **kw):
         return self.start(*argv, **kw).wait(seconds)
