@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "policy/stall.h"
 #include "run/claim.h"
 #include "steps/act-on.h"
 #include "steps/backlog.h"
@@ -467,6 +468,38 @@ static int check_copy(const struct plan_disk *disk, const struct job *job,
                        job != NULL ? job_status_name(job->status) : "gone");
     }
     return 0;
+}
+
+int copy_stalls(const struct act *act, const struct plan_disk *disk,
+                const struct job *job, struct stall *stall, struct err **errp)
+{
+    if (!str_eq(disk->how, "nbd") || job == NULL || job->status != JOB_READY ||
+        job->len <= job->offset) {
+        stall_reset(stall);
+        return 0;
+    }
+    uint64_t ms = stall_sample(stall, act_now_ms(act), job->offset);
+    if (ms < act_plan(act)->command_timeout_ms) {
+        return 0;
+    }
+    return err_set(errp, -ETIMEDOUT, disk->disk,
+                   "what the guest has written is not copied since %u s: the"
+                   " link to the destination is cut, or its storage stands"
+                   " still",
+                   (unsigned)(ms / 1000));
+}
+
+int copy_jobs_move(const struct act *act, const struct job_list *jobs,
+                   struct stall *stalls, struct err **errp)
+{
+    const struct plan *plan = act_plan(act);
+    int r = copy_jobs_check(act, jobs, errp);
+    for (unsigned i = 0; r == 0 && i < plan->n_disks; i++) {
+        struct name id = name_of(act_op_id(act), i, NAME_MIRROR);
+        r = copy_stalls(act, &plan->disks[i], job_list_find(jobs, id.text),
+                        &stalls[i], errp);
+    }
+    return r;
 }
 
 int copy_jobs_check(const struct act *act, const struct job_list *jobs,

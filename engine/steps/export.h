@@ -39,6 +39,16 @@ step_fn copy_check;
 /* The same of 'jobs'. */
 int copy_jobs_check(const struct act *act, const struct job_list *jobs,
                     struct err **errp);
+struct stall;
+/*
+ * Of a copy that is ready: whether what it has under way by an export stands
+ * still, for as long as a command may take. -ETIMEDOUT.
+ */
+int copy_stalls(const struct act *act, const struct plan_disk *disk,
+                const struct job *job, struct stall *stall, struct err **errp);
+/* copy_jobs_check(), and that of all; 'stalls' by disk. */
+int copy_jobs_move(const struct act *act, const struct job_list *jobs,
+                   struct stall *stalls, struct err **errp);
 /* Ends the mirror without a pivot, error-free, and closes its nodes. */
 step_fn copy_end;
 step_command_fn copy_end_command;

@@ -13,6 +13,7 @@
 #include "qpivot.h"
 #include "steps/act-on.h"
 #include "steps/alive.h"
+#include "steps/export.h"
 #include "steps/pivot.h"
 #include "vm/vm.h"
 
@@ -280,11 +281,11 @@ static void follow_on_jobs(struct act *act, const struct job_list *jobs)
         follow_pending(act);
         return;
     }
-    if (job->status == JOB_READY) {
-        follow_ready(act, job, jobs);
+    if (follow_stalls(act, job)) {
         return;
     }
-    if (follow_stalls(act, job)) {
+    if (job->status == JOB_READY) {
+        follow_ready(act, job, jobs);
         return;
     }
     if (follow->waits_for_space && job->offset <= follow->full_offset &&
@@ -373,6 +374,13 @@ static bool follow_stalls(struct act *act, const struct job *job)
 {
     struct follow *follow = act_scratch(act, sizeof(*follow));
     _cleanup_err_ struct err *err = NULL;
+    if (job->status == JOB_READY) {
+        (void)copy_stalls(act, act_disk(act), job, &follow->stall, &err);
+        if (err != NULL) {
+            act_end(act, err);
+        }
+        return err != NULL;
+    }
     if (!str_eq(act_disk(act)->how, "nbd") || job->status != JOB_RUNNING) {
         stall_reset(&follow->stall);
         return false;

@@ -42,9 +42,10 @@ struct following {
     bool ours; /* an earlier engine may have stopped the guest */
     bool gate; /* stream_gate(): the guest has been stopped already */
     bool cancelled;
-    bool completed;     /* the source has handed the guest over */
-    bool was_stopped;   /* by us: it is to go on */
-    uint64_t wedged_ms; /* since when it is 'cancelling' */
+    bool completed;       /* the source has handed the guest over */
+    bool was_stopped;     /* by us: it is to go on */
+    uint64_t wedged_ms;   /* since when it is 'cancelling' */
+    struct stall disks[]; /* of one that follows: by disk of the plan */
 };
 
 static const char *text_of(const json_t *json, const char *key)
@@ -467,8 +468,9 @@ static void follow_on_info(struct act *act, const struct err *err,
 
 static void follow_on_jobs(struct act *act, const struct job_list *jobs)
 {
+    struct following *f = act_scratch(act, sizeof(*f));
     _cleanup_err_ struct err *err = NULL;
-    if (copy_jobs_check(act, jobs, &err) < 0) {
+    if (copy_jobs_move(act, jobs, f->disks, &err) < 0) {
         act_end(act, err);
     } else {
         act_qmp(act, "query-migrate", NULL, follow_on_info);
@@ -484,7 +486,8 @@ static void follow_look(struct act *act)
 /* Follows on; what an earlier engine has seen of the guest holds. */
 static void follow_begin(struct act *act, bool gate)
 {
-    struct following *f = act_scratch(act, sizeof(*f));
+    struct following *f = act_scratch(act, sizeof(*f) + act_plan(act)->n_disks *
+                                                            sizeof(*f->disks));
     _cleanup_err_ struct err *err = NULL;
     if (f == NULL) {
         (void)err_set(&err, -ENOMEM, "migration", "out of memory");

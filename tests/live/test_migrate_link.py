@@ -5,6 +5,7 @@ no acknowledged write is lost."""
 import signal
 
 from lab.link import FarPair
+from lab.pair import Pair
 from lab.proc import wait_for
 from lab.qpivot import PARKED, UNREACHABLE
 from lab.runner import timeout
@@ -218,3 +219,22 @@ def test_a_destination_that_stalls_as_the_mirror_ends(lab):
 @timeout(180)
 def test_a_destination_that_stalls_in_the_switchover(lab):
     stopped_at(lab, "migrate-continue")
+
+
+@timeout(180)
+def test_a_disk_stands_still_in_the_stream(lab):
+    """The storage of one disk, and neither the stream nor a monitor: nothing of
+    that ends, and the guest's writes wait for it."""
+    pair = Pair(lab, ["raw", "raw"], to={"d0": "nbd", "d1": "raw"}, pace=LESS)
+    e = pair.start("--disk", "d0=nbd", *SLOW, *SOON)
+    streaming(e)
+    server = pair.there["d0"].server
+    server.stall()
+    r = e.wait(90)
+    print(r)
+    server.go_on()
+    assert r.rc in (1, PARKED) and "not copied since" in r.error, r
+    if r.rc == PARKED:
+        assert lab.qpivot.run("recover", "--json").rc == 0
+    at_home(pair)
+    pair.judge()
