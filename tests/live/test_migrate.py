@@ -454,6 +454,8 @@ ONLY_WITH = {"suspend": ["--suspend"], "stream-gate": ["--suspend"],
              "sockets": ["--unix"], "sockets-remove": ["--unix"]}
 TLS = ["tls", "tls-destination", "authz-destination", "authz-remove",
        "tls-remove-destination", "tls-remove"]
+CLONES = ["base-open", "base-export", "base-compare", "base-close", "base-drop",
+          "base-overlay"]  # test_migrate_linked.py has them
 POSTCOPY = ["postcopy", "postcopy-follow"]  # test_migrate_postcopy.py has them
 # Steps of volumes that are not there before.
 MAKING = ("target-create", "target-publish", "target-make", "target-made", "target-file",
@@ -468,7 +470,7 @@ def kill_everywhere(lab, half, state):
     pair = Pair(lab, {"d0": "nfs", "d1": "rbd", "d2": "raw"}, to={"d2": "raw"})
     pair.src.qmp.cmd("block-dirty-bitmap-add", node="n-d2", name="b0")
     known = {c["name"] for c in pair.src.qmp.cmd("query-commands")}
-    never = [*TLS, *MAKING, *WITH_KEY, *POSTCOPY]
+    never = [*TLS, *MAKING, *WITH_KEY, *CLONES, *POSTCOPY]
     never += [] if "block-job-change" in known else ["mirror-active"]
     return kill_at_each(lab, state, lab.share(lab.qpivot.steps("migrate", never), half), pair,
                         with_bitmap=["d2"], to={"d2": "raw"})
