@@ -70,8 +70,7 @@ def test_what_goes_back_leaves_nothing(lab):
                         ("target-publish", "start"), ("mirror", "end")):
         target = there.volume()
         e = scene.start_move({"d0": target}, *SLOW)
-        e.wait_event("step", lambda x: (x["step"], x["state"]) == (step, state), 60)
-        e.kill()
+        e.kill_at(step, state)
         r = lab.qpivot.run("recover", "--undo", "--json")
         assert r.rc == 0, r
         assert_nothing_left(there, target)

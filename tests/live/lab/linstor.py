@@ -1,7 +1,8 @@
 """A controller that stands for LINSTOR's, over loop devices: tests/fake/linstor.
 
-Its links are in a /dev/drbd of this test's, as udev's would be."""
+Its links are in a /dev/drbd of this run's, as udev's would be."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -17,19 +18,33 @@ class Linstor:
     def __init__(self, lab, *options):
         self.lab, self.folder = lab, Path(lab.path(lab.name("linstor")))
         self.folder.mkdir()
-        self.made = not os.path.isdir("/dev/drbd")
-        os.makedirs("/dev/drbd", exist_ok=True)
-        isolate.mount("tmpfs", "/dev/drbd", "tmpfs")
+        self._share(1)
         self.proc = Proc([str(PROGRAM), str(self.folder), "--loop", *options],
                          str(self.folder / "log"))
         self.proc.wait_for("the controller", (self.folder / "port").exists)
         self.port = int((self.folder / "port").read_text())
 
+    def _share(self, n):
+        """Tests of a run share its mounts: the first makes it, the last ends it."""
+        with open(Path(self.lab.tmp).parent / "dev-drbd", "a+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            f.seek(0)
+            users, made = json.loads(f.read() or "[0, false]")
+            if users == 0:
+                made = not os.path.isdir("/dev/drbd")
+                os.makedirs("/dev/drbd", exist_ok=True)
+                isolate.mount("tmpfs", "/dev/drbd", "tmpfs")
+            users += n
+            if users == 0:
+                isolate.umount("/dev/drbd")
+                if made:
+                    os.rmdir("/dev/drbd")
+            f.truncate(0)
+            f.write(json.dumps([users, made]))
+
     def stop(self):
         self.proc.stop()
-        isolate.umount("/dev/drbd")
-        if self.made:
-            os.rmdir("/dev/drbd")
+        self._share(-1)
         assert not (self.folder / "violations").exists(), \
             (self.folder / "violations").read_text()
 
