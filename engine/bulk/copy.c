@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -42,7 +43,7 @@ struct copy {
     struct worker *worker;
     atomic_uint n_users; /* the loop, the worker */
     unsigned n_open;
-    char *texts[4];
+    char *texts[6];
 
     pthread_mutex_t lock; /* the next five */
     json_t *queue;
@@ -156,8 +157,8 @@ static int take_options(struct copy *copy, const struct copy_options *options)
 {
     struct copy_options *o = &copy->work.options;
     *o = *options;
-    const char **texts[] = {&o->source, &o->target, &o->state_dir,
-                            &o->manifest};
+    const char **texts[] = {&o->source,   &o->target, &o->state_dir,
+                            &o->manifest, &o->key,    &o->identity};
     for (unsigned i = 0; i < ARRAY_SIZE(texts); i++) {
         if (*texts[i] != NULL) {
             copy->texts[i] = strdup(*texts[i]);
@@ -167,7 +168,11 @@ static int take_options(struct copy *copy, const struct copy_options *options)
             *texts[i] = copy->texts[i];
         }
     }
-    record_key(o->source, o->target != NULL ? o->target : "", copy->key);
+    if (o->key != NULL) {
+        (void)snprintf(copy->key, sizeof(copy->key), "%s", o->key);
+    } else {
+        record_key(o->source, o->target != NULL ? o->target : "", copy->key);
+    }
     return 0;
 }
 

@@ -27,10 +27,16 @@ struct copy_options {
     uint64_t memory;       /* bytes of buffers; 0: 64 MiB */
     uint64_t speed;        /* bytes a second; 0: any */
     uint64_t stall_ms;     /* it fails when nothing moves; 0: see copy.c */
-    bool existing;         /* the target is there and is overwritten */
-    bool force_share;      /* though somebody may write the source meanwhile */
-    bool verify;           /* read the target back */
-    bool clean;            /* remove what was made here if it fails */
+    /* For a step: the record's name, and the target's identity; or NULL. */
+    const char *key;
+    const char *identity;
+    bool bytes;       /* of both volumes, whatever format they hold */
+    bool frozen;      /* the source is open elsewhere, and nobody writes it */
+    bool blank;       /* the target is there, and reads as zeroes */
+    bool existing;    /* the target is there and is overwritten */
+    bool force_share; /* though somebody may write the source meanwhile */
+    bool verify;      /* read the target back */
+    bool clean;       /* remove what was made here if it fails */
     bool low_priority;
     bool no_offload;
     bool dry_run;

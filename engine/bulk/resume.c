@@ -64,6 +64,21 @@ void record_key(const char *source, const char *target, char out[16])
                    (unsigned long long)hash & 0xffffffffffffULL);
 }
 
+/* Those of a step have names of ours, and are no copies by themselves. */
+static char *path_of(const char *dir, const char *key)
+{
+    return str_printf("%s/%s%s" SUFFIX, dir,
+                      str_starts(key, "qpv-") ? "" : PREFIX, key);
+}
+
+void record_forget(const char *dir, const char *key)
+{
+    _cleanup_free_ char *path = path_of(dir, key);
+    if (path != NULL) {
+        (void)unlink(path);
+    }
+}
+
 int record_open(const char *dir, const char *key, struct record **ret,
                 struct err **errp)
 {
@@ -72,7 +87,7 @@ int record_open(const char *dir, const char *key, struct record **ret,
         return -ENOMEM;
     }
     record->fd = -1;
-    record->path = str_printf("%s/" PREFIX "%s" SUFFIX, dir, key);
+    record->path = path_of(dir, key);
     if (record->path == NULL) {
         return -ENOMEM;
     }

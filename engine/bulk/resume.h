@@ -48,6 +48,8 @@ void record_key(const char *source, const char *target, char out[16]);
  */
 int record_open(const char *dir, const char *key, struct record **ret,
                 struct err **errp);
+/* Takes the file away, if there is one. */
+void record_forget(const char *dir, const char *key);
 /* Closes; the file stays. */
 struct record *record_close(struct record *record);
 DEFINE_CLEANUP(struct record, record_close)

@@ -81,7 +81,7 @@ void work_pipeline(const struct work *work, struct pipeline *ret)
     ret->speed = o->speed;
     ret->low_priority = o->low_priority;
     ret->cancel = &work->cancel;
-    ret->a_flags = o->force_share ? BULK_SHARE : 0;
+    ret->a_flags = o->force_share || o->frozen ? BULK_SHARE : 0;
     ret->b_flags = ret->a_flags;
 }
 

@@ -38,7 +38,7 @@ static bool can_resume(const struct work *work, const struct record_head *head);
 int work_copy(struct work *work, struct err **errp)
 {
     const struct copy_options *o = &work->options;
-    unsigned share = o->force_share ? BULK_SHARE : 0;
+    unsigned share = o->force_share || o->frozen ? BULK_SHARE : 0;
     int r = work_look(work, o->source, &work->a, &work->a_info, errp);
     if (r == 0) {
         r = work_check_read(work, work->a, &work->a_info, errp);
@@ -128,9 +128,12 @@ int work_look(struct work *work, const char *uri, struct volume **ret,
     }
     struct volume *volume = *ret;
     size_t n = strlen(volume->name);
-    if (!volume->format_given && n > 6 &&
-        str_eq(volume->name + n - 6, ".qcow2") &&
-        (volume->ops->flags & BACKEND_FORMATS) != 0) {
+    if (work->options.bytes) {
+        volume->format = FORMAT_RAW;
+        volume->format_given = true;
+    } else if (!volume->format_given && n > 6 &&
+               str_eq(volume->name + n - 6, ".qcow2") &&
+               (volume->ops->flags & BACKEND_FORMATS) != 0) {
         volume->format = FORMAT_QCOW2;
         volume->format_given = true;
     }
@@ -150,7 +153,7 @@ int work_check_read(const struct work *work, const struct volume *volume,
     if (!info->exists) {
         return err_set(errp, -ENOENT, volume->name, "does not exist");
     }
-    if (info->in_use && !work->options.force_share) {
+    if (info->in_use && !work->options.force_share && !work->options.frozen) {
         (void)err_set(errp, -EBUSY, volume->name, "is in use by %s",
                       info->in_use_by);
         err_hint(errp, "a running VM's disk is moved by 'qpivot move'; "
@@ -188,6 +191,11 @@ static int check_target(struct work *work, struct err **errp)
                            b->ops->title);
         }
         return check_sizes(work, errp);
+    }
+    if (work->options.identity != NULL &&
+        !str_eq(info->identity, work->options.identity)) {
+        return err_set(errp, -ESTALE, b->name,
+                       "is another one now: somebody has replaced it");
     }
     if (str_eq(info->identity, work->a_info.identity)) {
         return err_set(errp, -EINVAL, b->name, "is the source itself");
@@ -246,7 +254,7 @@ static int begin(struct work *work, struct err **errp)
     bool resumes = head != NULL && work->b_info.exists &&
                    str_eq(head->target, work->b_info.identity);
     if (resumes && !can_resume(work, head)) {
-        if (!work->options.existing) {
+        if (!work->options.existing || work->options.frozen) {
             (void)err_set(errp, -ESTALE, work->a->name,
                           "has changed since its copy began: the part that "
                           "is at the target is of no use");
@@ -307,7 +315,7 @@ static int start_over(struct work *work, struct err **errp)
     struct record_head head;
     memset(&head, 0, sizeof(head));
     head.size = work->size;
-    head.zero = !work->b_info.exists;
+    head.zero = !work->b_info.exists || work->options.blank;
     (void)snprintf(head.source, sizeof(head.source), "%s",
                    work->a_info.identity);
     (void)snprintf(head.stamp, sizeof(head.stamp), "%s", work->stamp);
@@ -440,8 +448,9 @@ static int check_source_again(struct work *work, struct err **errp)
     char before[sizeof(work->stamp)];
     memcpy(before, work->stamp, sizeof(before));
     uint64_t size = 0;
-    int r = work_map(work, work->a, work->options.force_share ? BULK_SHARE : 0,
-                     &size, NULL, errp);
+    const struct copy_options *o = &work->options;
+    unsigned share = o->force_share || o->frozen ? BULK_SHARE : 0;
+    int r = work_map(work, work->a, share, &size, NULL, errp);
     bool same = r == 0 && size == work->size && str_eq(before, work->stamp);
     if (r < 0 || same) {
         return r;

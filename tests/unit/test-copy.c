@@ -280,3 +280,60 @@ Test(copy, one_that_was_left_removes_nothing_later)
     cr_assert_eq(json_array_size(records), 1);
     done(&heard);
 }
+
+/* --- as a step has it --- */
+
+static void copy_for_step(const char *identity, struct heard *heard)
+{
+    struct copy_options options = {.kind = COPY_COPY,
+                                   .source = volume,
+                                   .target = target,
+                                   .state_dir = dir,
+                                   .key = "qpv-abc123-d0",
+                                   .identity = identity,
+                                   .bytes = true,
+                                   .frozen = true,
+                                   .blank = true,
+                                   .existing = true};
+    struct copy_callbacks callbacks = {
+        .data = heard, .event = on_event, .ended = on_ended};
+    cr_assert_eq(copy_start(&loop, &options, &callbacks, &copy, NULL), 0);
+    cr_assert_eq(uv_run(&loop, UV_RUN_DEFAULT), 0);
+    cr_assert_eq(heard->ended, 1);
+}
+
+/* A header of qcow2 is bytes like others, and holes are no zeroes to write. */
+Test(copy, a_step_copies_bytes_onto_the_very_target_that_it_made)
+{
+    static const char bytes[8] = {'Q', 'F', 'I', '\xfb', 0, 0, 0, 3};
+    struct heard other = {0}, ours = {0};
+    struct volume *made = NULL;
+    struct volume_info info;
+    char there[sizeof(bytes)];
+    int fd = open(volume, O_RDWR | O_CLOEXEC);
+    cr_assert(pwrite(fd, bytes, sizeof(bytes), 0) == (ssize_t)sizeof(bytes));
+    (void)close(fd);
+    fd = open(target, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    cr_assert(fd >= 0 && ftruncate(fd, SIZE) == 0);
+    volume_info_init(&info);
+    cr_assert_eq(__real_volume_parse(target, &made, NULL), 0);
+    cr_assert_eq(made->ops->probe(made, &info, NULL), 0);
+    (void)volume_free(made);
+    copy_for_step("somebody's", &other);
+    cr_assert_eq(other.code, -ESTALE, "%s", other.text);
+    cr_assert(pread(fd, there, sizeof(there), 0) == (ssize_t)sizeof(there));
+    cr_assert_eq(there[0], 0, "it was written to");
+    copy_for_step(info.identity, &ours);
+    cr_assert_eq(ours.outcome, COPY_DONE, "%s", ours.text);
+    cr_assert(pread(fd, there, sizeof(there), 0) == (ssize_t)sizeof(there));
+    cr_assert_arr_eq(there, bytes, sizeof(bytes));
+    cr_assert_lt(
+        json_integer_value(json_object_get(ours.last, "bytes_written")),
+        SIZE / 2);
+    (void)close(fd);
+    json_auto_t *records = records_list(dir, NULL);
+    cr_assert_eq(json_array_size(records), 0);
+    cr_assert_neq(access(dir, F_OK), -1);
+    done(&other);
+    done(&ours);
+}
