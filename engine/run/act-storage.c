@@ -10,6 +10,7 @@
 
 #include "base/str.h"
 #include "bulk/check.h"
+#include "bulk/copy.h"
 #include "run/op-private.h"
 
 enum {
@@ -27,6 +28,9 @@ static void act_on_asked(void *data, const struct err *err,
 static void act_on_checked(void *data, const struct err *err,
                            const struct check_result *result);
 static void act_on_progress(void *data, uint64_t bytes, uint64_t total);
+static void act_on_copying(void *data, const json_t *event);
+static void act_on_copied(void *data, enum copy_outcome outcome,
+                          const struct err *err);
 static void act_on_cancelled(struct act *act);
 
 static uint64_t answer_ms(const struct act *act)
@@ -51,7 +55,7 @@ static uint64_t own_ms(const struct act *act)
 
 bool act_works(const struct act *act)
 {
-    return act->work != NULL || act->check != NULL;
+    return act->work != NULL || act->check != NULL || act->copy != NULL;
 }
 
 void act_storage(struct act *act, struct volume *volume,
@@ -136,6 +140,25 @@ void act_check(struct act *act, const struct check_request *request,
     }
 }
 
+void act_copy(struct act *act, const struct copy_options *options,
+              act_copy_event_fn *event, act_copied_fn *then)
+{
+    struct copy_callbacks callbacks = {
+        .data = act, .event = act_on_copying, .ended = act_on_copied};
+    struct copy_options bounded = *options;
+    _cleanup_err_ struct err *err = NULL;
+    act_drop_pending(act);
+    act->copying = event;
+    act->copied = then;
+    bounded.stall_ms = answer_ms(act);
+    int r =
+        copy_start(act->op->host.loop, &bounded, &callbacks, &act->copy, &err);
+    if (r < 0) {
+        act->copy = NULL;
+        act_error(act, r, "cannot be copied");
+    }
+}
+
 /* --- when it takes too long --- */
 
 static void shorten(struct act *act, uint64_t ms)
@@ -149,6 +172,9 @@ void act_cancel_work(struct act *act)
     act->cancelled = true;
     if (act->check != NULL) {
         check_cancel(act->check); /* it bounds itself */
+    }
+    if (act->copy != NULL) {
+        copy_cancel(act->copy); /* so does this */
     }
     uint64_t ms = act->work != NULL ? own_ms(act) : 0;
     shorten(act, ms > CANCELLED_MS ? ms : CANCELLED_MS);
@@ -282,6 +308,31 @@ static void act_on_checked(void *data, const struct err *err,
     } else {
         act->checked(act, err, result);
     }
+}
+
+static void act_on_copying(void *data, const json_t *event)
+{
+    struct act *act = data;
+    if (!act->cancelled) {
+        act->copying(act, event);
+    }
+}
+
+static void act_on_copied(void *data, enum copy_outcome outcome,
+                          const struct err *err)
+{
+    struct act *act = data;
+    _cleanup_err_ struct err *untold = NULL;
+    act->copy = NULL;
+    if (act->cancelled) {
+        act_on_cancelled(act);
+        return;
+    }
+    if (outcome != COPY_DONE && err == NULL) {
+        (void)err_set(&untold, -ENOMEM, act->step->name, "out of memory");
+        err = untold;
+    }
+    act->copied(act, outcome == COPY_DONE ? NULL : err);
 }
 
 static void act_on_progress(void *data, uint64_t bytes, uint64_t total)

@@ -407,6 +407,11 @@ bool act_is_same_qemu(const struct act *act)
     return op_is_same_qemu(act->op);
 }
 
+bool act_has_lost_qemu(const struct act *act)
+{
+    return op_lost_qemu(act->op);
+}
+
 bool act_abort_asked(const struct act *act)
 {
     return act->op->abort_asked;
@@ -444,7 +449,10 @@ static void act_begin(struct act *act)
     struct op *op = act->op;
     const struct step *step = act->step;
     uint64_t timeout_ms = op->plan->command_timeout_ms + DEADLINE_MS;
-    bool lasts = (step->flags & STEP_LONG) != 0 && act->mode == ACT_RUN;
+    unsigned lasting = act->mode == ACT_RUN    ? STEP_LONG
+                       : act->mode == ACT_UNDO ? STEP_LONG_UNDO
+                                               : 0;
+    bool lasts = (step->flags & lasting) != 0;
     if (lasts) {
         act->deadline_ms = 0;
     } else if (act->deadline_ms == 0) {

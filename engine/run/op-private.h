@@ -85,6 +85,9 @@ struct act {
     struct check *check;
     act_check_fn *checked;
     act_progress_fn *progress;
+    struct copy *copy;
+    act_copy_event_fn *copying;
+    act_copied_fn *copied;
     struct spawn *spawn;
     act_spawn_fn *spawned;
     void *scratch;

@@ -23,6 +23,7 @@
 struct act;
 struct check_request;
 struct check_result;
+struct copy_options;
 struct err;
 struct graph;
 struct op;
@@ -42,19 +43,20 @@ typedef json_t *step_command_fn(const char *op, const struct plan *plan,
                                 const struct plan_disk *disk);
 
 enum step_flags {
-    STEP_PER_DISK = 1 << 0,  /* one act for each disk, all at once */
-    STEP_PIVOT = 1 << 1,     /* after it, only forward; one in a table */
-    STEP_LONG = 1 << 2,      /* no deadline: it lasts as long as the copy */
-    STEP_STORAGE = 1 << 3,   /* touches storage, not QEMU */
-    STEP_LOOKS = 1 << 5,     /* changes nothing: needs no intent */
-    STEP_TIDY = 1 << 4,      /* after the pivot: of no use once QEMU is gone */
-    STEP_DST = 1 << 6,       /* begins with the destination's QEMU */
-    STEP_REPEATS = 1 << 7,   /* twice is as good as once: needs no intent */
-    STEP_ASKS_BOTH = 1 << 8, /* its probe bears a QEMU that is gone */
-    STEP_RETURN = 1 << 9,    /* of the table that an undo takes up instead */
-    STEP_WINDOW = 1 << 10,   /* waits for nothing else than that, or its end */
-    STEP_SPARE = 1 << 11,    /* after the pivot: failing is a warning */
-    STEP_OUTLIVES = 1 << 12, /* its undo bears a QEMU that is gone */
+    STEP_PER_DISK = 1 << 0,   /* one act for each disk, all at once */
+    STEP_PIVOT = 1 << 1,      /* after it, only forward; one in a table */
+    STEP_LONG = 1 << 2,       /* no deadline: it lasts as long as the copy */
+    STEP_STORAGE = 1 << 3,    /* touches storage, not QEMU */
+    STEP_LOOKS = 1 << 5,      /* changes nothing: needs no intent */
+    STEP_TIDY = 1 << 4,       /* after the pivot: of no use once QEMU is gone */
+    STEP_DST = 1 << 6,        /* begins with the destination's QEMU */
+    STEP_REPEATS = 1 << 7,    /* twice is as good as once: needs no intent */
+    STEP_ASKS_BOTH = 1 << 8,  /* its probe bears a QEMU that is gone */
+    STEP_RETURN = 1 << 9,     /* of the table that an undo takes up instead */
+    STEP_WINDOW = 1 << 10,    /* waits for nothing else than that, or its end */
+    STEP_SPARE = 1 << 11,     /* after the pivot: failing is a warning */
+    STEP_OUTLIVES = 1 << 12,  /* its undo bears a QEMU that is gone */
+    STEP_LONG_UNDO = 1 << 13, /* its undo has no deadline */
 };
 
 struct step {
@@ -153,6 +155,15 @@ typedef void act_progress_fn(struct act *act, uint64_t bytes, uint64_t total);
 void act_check(struct act *act, const struct check_request *request,
                act_progress_fn *progress, act_check_fn *then);
 
+/*
+ * Copies a volume: see bulk/copy.h, whose events 'event' gets. An act that is
+ * cancelled ends the copy.
+ */
+typedef void act_copy_event_fn(struct act *act, const json_t *event);
+typedef void act_copied_fn(struct act *act, const struct err *err);
+void act_copy(struct act *act, const struct copy_options *options,
+              act_copy_event_fn *event, act_copied_fn *then);
+
 /* Keeps a volume for the act's own use, freed with it. Steals 'volume'. */
 struct volume *act_own_volume(struct act *act, struct volume *volume);
 
@@ -195,6 +206,8 @@ bool act_is_repeated(const struct act *act);
  * claim to be known. False where the process is not seen from here.
  */
 bool act_is_same_qemu(const struct act *act);
+/* Whether the QEMU of the plan is gone, or another one answers in its place. */
+bool act_has_lost_qemu(const struct act *act);
 /* Whether the user wants to go back, while it is the pivot's turn. */
 bool act_abort_asked(const struct act *act);
 /* Milliseconds of the loop's clock. */
