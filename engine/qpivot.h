@@ -148,6 +148,13 @@ enum {
     QPIVOT_ALLOW_DEGRADED = 1 << 13      /* pivot though a replica is behind */
 };
 
+/* How the bytes get there. */
+enum qpivot_strategy {
+    QPIVOT_STRATEGY_AUTO = 0, /* base where internal snapshots are carried */
+    QPIVOT_STRATEGY_MIRROR = 1,
+    QPIVOT_STRATEGY_BASE = 2 /* the image as it is, below an overlay */
+};
+
 struct qpivot_move_options {
     size_t size;
     const char *qmp; /* PATH unix:PATH tcp:HOST:PORT ssh://HOST/PATH exec:.. */
@@ -172,6 +179,7 @@ struct qpivot_move_options {
      * qpivot_op_return() goes back to it; in milliseconds, 0: not at all.
      */
     unsigned undo_window_ms;
+    enum qpivot_strategy strategy;
 };
 
 /*

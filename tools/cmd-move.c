@@ -19,6 +19,7 @@ struct move_values {
     unsigned copy_mode;
     unsigned via;
     unsigned sync;
+    unsigned strategy;
     unsigned max_guest_latency;
     unsigned timeout;
     unsigned freeze_limit;
@@ -55,6 +56,8 @@ static const struct option_row rows[] = {
      "the QMP command that copies"                                                                                                                           },
     {"sync",              "auto|full|top",                     OPTION_CHOICE, false, AT(sync),
      "copy the whole chain or its active layer"                                                                                                              },
+    {"strategy",          "auto|mirror|base",                  OPTION_CHOICE, false, AT(strategy),
+     "mirror the disk, or copy its image with all that is in it"                                                                                             },
     {"verify",            "none|sample|full",                  OPTION_CHOICE, false, AT(verify),
      "compare source and target before the pivot, a sample or all"                                                                                           },
     {"max-guest-latency", "MS",                                OPTION_MS,     false, AT(max_guest_latency),
@@ -94,6 +97,10 @@ _Static_assert(QPIVOT_VIA_AUTO == 0 && QPIVOT_VIA_BLOCKDEV_MIRROR == 1 &&
 _Static_assert(QPIVOT_SYNC_AUTO == 0 && QPIVOT_SYNC_FULL == 1 &&
                    QPIVOT_SYNC_TOP == 2,
                "the choices of --sync are in the order of the enum");
+
+_Static_assert(QPIVOT_STRATEGY_AUTO == 0 && QPIVOT_STRATEGY_MIRROR == 1 &&
+                   QPIVOT_STRATEGY_BASE == 2,
+               "the choices of --strategy are in the order of the enum");
 
 _Static_assert(QPIVOT_VERIFY_NONE == 0 && QPIVOT_VERIFY_SAMPLE == 1 &&
                    QPIVOT_VERIFY_FULL == 2,
@@ -151,6 +158,7 @@ static struct qpivot_move_options options_of(const struct move_values *v)
         .copy_mode = (enum qpivot_copy_mode)v->copy_mode,
         .via = (enum qpivot_via)v->via,
         .sync = (enum qpivot_sync)v->sync,
+        .strategy = (enum qpivot_strategy)v->strategy,
         .verify = (enum qpivot_verify_mode)v->verify,
         .speed = v->speed,
         .max_guest_latency_ms = v->max_guest_latency,

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/err.h"
 #include "base/str.h"
 #include "operations/adopt.h"
 #include "operations/move-plan.h"
@@ -52,6 +53,10 @@ static void look(const struct adopt *adopt, const struct graph *graph,
         .target = target != NULL,
         .client = target != NULL && str_eq(target->driver, "nbd"),
         .job = job != NULL,
+        .overlay = node_of(graph, id, disk, NAME_OVERLAY) != NULL ||
+                   node_of(graph, id, disk, NAME_OVERLAY_FILE) != NULL ||
+                   node_of(graph, id, disk, NAME_LANDING) != NULL ||
+                   node_of(graph, id, disk, NAME_LANDING_FILE) != NULL,
         .copies = str_eq(status, "running") || str_eq(status, "ready") ||
                   str_eq(status, "standby") || str_eq(status, "paused"),
         .finishing = str_eq(status, "waiting") || str_eq(status, "pending") ||
@@ -63,7 +68,7 @@ static void look(const struct adopt *adopt, const struct graph *graph,
 bool adopt_has_found(const struct adopt_disk *disk)
 {
     return disk->key || disk->file || disk->create || disk->image ||
-           disk->target || disk->job;
+           disk->target || disk->job || disk->overlay;
 }
 
 unsigned adopt_count(const struct adopt *adopt, const struct graph *graph,
@@ -137,7 +142,7 @@ static int fill_rest(struct plan_disk *disk)
         &disk->how,         &disk->dst_node,    &disk->disk,
         &disk->placeholder, &disk->base,        &disk->base_file,
         &disk->base_format, &disk->from_state,  &disk->to_state,
-        &disk->to_identity};
+        &disk->to_identity, &disk->overlay,     &disk->landing};
     json_t **const arrays[] = {&disk->source_nodes, &disk->bitmaps,
                                &disk->known_bitmaps};
     json_t **const objects[] = {&disk->before, &disk->file_options,
@@ -341,6 +346,32 @@ static int fill_plan(struct op *op, const struct adopt *adopt, const char *id)
     return r;
 }
 
+/*
+ * Strategy base: which image an overlay belongs to QEMU tells, but not which
+ * files are ours, nor whether the copy below it was whole.
+ */
+static void check_overlays(struct adopt *adopt, const struct graph *graph,
+                           const char *id, unsigned disk)
+{
+    static const enum name_what whats[] = {NAME_OVERLAY, NAME_OVERLAY_FILE,
+                                           NAME_LANDING, NAME_LANDING_FILE};
+
+    for (unsigned i = 0; adopt->unclear == NULL && i < ARRAY_SIZE(whats); i++) {
+        const struct graph_node *node = node_of(graph, id, disk, whats[i]);
+        if (node == NULL) {
+            continue;
+        }
+        (void)err_set(&adopt->unclear, -ENOTSUP, id,
+                      "is a move by strategy base, which takes its journal:"
+                      " node '%s' is there, and may have what the guest wrote"
+                      " last; nothing was changed",
+                      node->name);
+        err_hint(&adopt->unclear,
+                 "QEMU's block-commit writes an overlay to the image below it"
+                 " while the guest runs: see qpivot-recover(1)");
+    }
+}
+
 int adopt_disks(struct op *op, struct adopt *adopt, const struct graph *graph,
                 const char *id)
 {
@@ -350,6 +381,7 @@ int adopt_disks(struct op *op, struct adopt *adopt, const struct graph *graph,
         struct plan_disk *disk = &plan->disks[i];
         struct adopt_disk *found = &adopt->disks[i];
         look(adopt, graph, id, i, found);
+        check_overlays(adopt, graph, id, i);
         const struct graph_device *device = device_of(graph, id, i, found);
         found->returned = found->returned && !found->uses_target;
         disk->disk = str_printf("d%u", i);

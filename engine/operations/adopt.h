@@ -37,6 +37,7 @@ struct adopt_disk {
     bool uses_source; /* a device was found whose disk the job copies */
     bool finishing;   /* its job was told to complete: it may be over */
     bool copies;      /* its job copies, or is ready */
+    bool overlay;     /* one of strategy base's, or its file */
     bool client;      /* the target is an NBD client's node itself: migrate */
     bool bitmaps;     /* the source has some */
     bool volume;      /* we know what the target is on storage */

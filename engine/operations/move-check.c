@@ -242,20 +242,8 @@ static void check_users(struct op *op, const struct plan_disk *disk,
 static void check_content(struct op *op, struct plan_disk *disk,
                           const struct graph_disk *found)
 {
-    struct move_request *request = op_request(op);
     const struct graph_node *node = found->active;
     struct err *err = NULL;
-    if (node->n_snapshots > 0 &&
-        (request->flags & QPIVOT_DROP_SNAPSHOTS) == 0) {
-        (void)err_set(&err, -ENOTSUP, disk->disk,
-                      "holds %u internal snapshots ('%s', ...) that a mirror"
-                      " does not carry",
-                      node->n_snapshots, node->snapshots[0]);
-        err_hint(&err, "--drop-snapshots moves the disk without them; the"
-                       " source keeps them");
-        op_problem(op, err);
-        err = NULL;
-    }
     if (node->encrypted) {
         (void)err_set(&err, -ENOTSUP, disk->disk,
                       "is encrypted; the target would be in clear");

@@ -25,9 +25,10 @@ struct move_request_disk {
 
 /* What a move was asked for, beside its plan, and has seen so far. */
 struct move_request {
-    unsigned flags; /* QPIVOT_DELETE_SOURCE, ... */
-    unsigned via;   /* enum qpivot_via */
-    unsigned sync;  /* enum qpivot_sync */
+    unsigned flags;    /* QPIVOT_DELETE_SOURCE, ... */
+    unsigned via;      /* enum qpivot_via */
+    unsigned sync;     /* enum qpivot_sync */
+    unsigned strategy; /* enum qpivot_strategy */
     json_t *notes;
     struct move_request_disk *disks;
 };
@@ -42,6 +43,20 @@ void move_check_pairs(struct op *op);
 void move_check_source(struct op *op, struct plan_disk *disk,
                        const struct graph *graph,
                        const struct graph_disk *found);
+/* --- move-strategy.c --- */
+
+/*
+ * Whether the image is copied at rest, or mirrored; what speaks against that,
+ * and what would be lost by it. After the target's format, before its nodes.
+ */
+void move_decide_strategy(struct op *op, struct plan_disk *disk,
+                          const struct volume *volume);
+/* Where the guest's last writes are if QEMU has ended before the commit. */
+void move_parked(struct op *op, struct err **error);
+/* Of a disk in the result: how it was copied. */
+void move_add_base(const struct op *op, const struct plan_disk *disk,
+                   json_t *json);
+
 /* --- move-base.c --- */
 
 /* Of a backing chain: whether the target is to stand on it (--sync top). */

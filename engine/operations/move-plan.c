@@ -85,6 +85,7 @@ int move_request_new(const struct qpivot_move_options *options,
     request->flags = options->flags;
     request->via = options->via;
     request->sync = options->sync;
+    request->strategy = options->strategy;
     request->notes = json_array();
     *ret_plan = TAKE_PTR(plan);
     *ret = request;
@@ -466,6 +467,7 @@ static void decide_disk(struct op *op, struct plan_disk *disk)
     }
     disk->shim = disk->target_size > disk->size;
     disk->image = disk->shim && qcow2;
+    move_decide_strategy(op, disk, volume);
     decide_copy_mode(op, disk);
     if (looked->looked) {
         move_check_target(op, disk, volume, &looked->target);
@@ -546,7 +548,7 @@ static int decide_nodes(struct op *op, struct plan_disk *disk,
         (void)json_object_set_new(disk->copy_options, "size",
                                   json_integer((json_int_t)disk->size));
     }
-    if (disk->create && !disk->drive_mirror &&
+    if (disk->create && !disk->drive_mirror && !plan_disk_copies_base(disk) &&
         (volume->ops->flags & BACKEND_COARSE) != 0) {
         /*
          * A mirror copies holes that do not fill a cluster of the target as
@@ -574,7 +576,11 @@ static void decide_sync(struct op *op, struct plan_disk *disk)
     struct move_request *request = op_request(op);
     unsigned depth = request->disks[disk->index].n_layers;
     const char *sync = "full", *reason;
-    if (plan_disk_keeps_base(disk)) {
+    if (plan_disk_copies_base(disk)) {
+        sync = "top";
+        reason = "the image is copied as it is, below an overlay: only what the"
+                 " guest writes meanwhile is mirrored";
+    } else if (plan_disk_keeps_base(disk)) {
         sync = "top";
         reason = "as asked for: it stays on its base";
     } else if (!disk->create) {
@@ -609,7 +615,7 @@ static json_t *describe(struct op *op, const struct plan_disk *disk)
         return json_pack("{s:s, s:s*, s:s}", "disk", disk->disk, "from",
                          disk->from, "to", disk->to);
     }
-    return json_pack(
+    json_t *json = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:s, s:b, s:b,"
         " s:b, s:s}",
         "disk", disk->disk, "device", disk->device, "node", disk->active,
@@ -620,6 +626,8 @@ static json_t *describe(struct op *op, const struct plan_disk *disk)
         request->disks[disk->index].target.exists, "zero",
         disk->create && !request->disks[disk->index].target.stale, "shim",
         disk->shim, "verify", op_plan(op)->verify);
+    move_add_base(op, disk, json);
+    return json;
 }
 
 static void emit_plan(struct op *op)

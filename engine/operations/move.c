@@ -5,15 +5,18 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "operations/move-check.h"
 #include "operations/move-plan.h"
 #include "operations/move-window.h"
 #include "operations/shareable.h"
 #include "run/claim.h"
 #include "steps/alive.h"
 #include "steps/attach.h"
+#include "steps/commit.h"
 #include "steps/disk.h"
 #include "steps/hold.h"
 #include "steps/mirror.h"
+#include "steps/overlay.h"
 #include "steps/persist.h"
 #include "steps/pivot.h"
 #include "steps/source.h"
@@ -31,6 +34,21 @@ static const struct step move_steps[] = {
      claim_take, claim_give, claim_probe, NULL, claim_command, 0},
     {"power-hold", "let a guest's power-off pause the VM, not end QEMU",
      power_hold, power_release, NULL, power_is_held, power_hold_command, 0},
+    {"overlay-create", "make a file for what the guest writes meanwhile",
+     overlay_create, overlay_remove, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_STORAGE},
+    {"overlay-file", "open that file in QEMU",
+     overlay_file_add, overlay_file_del, overlay_file_probe, overlay_is_used,
+     overlay_file_command, STEP_PER_DISK},
+    {"overlay-format", "write the overlay's metadata",
+     disk_format, disk_format_undo, NULL, overlay_is_used,
+     overlay_format_command, STEP_PER_DISK | STEP_LONG},
+    {"overlay-node", "open the overlay",
+     overlay_node_add, overlay_node_del, overlay_node_probe, overlay_is_used,
+     overlay_node_command, STEP_PER_DISK},
+    {"freeze", "let the guest write to the overlay: its image stands still",
+     overlay_freeze, overlay_freeze_undo, NULL, overlay_is_used,
+     overlay_freeze_command, STEP_PER_DISK | STEP_OUTLIVES | STEP_LONG_UNDO},
     {"target-create", "make the target volume under a name of ours",
      disk_create, disk_remove, NULL, disk_is_created, NULL,
      STEP_PER_DISK | STEP_STORAGE},
@@ -40,6 +58,9 @@ static const struct step move_steps[] = {
     {"target-attach", "make the target volume usable on this host",
      attach_run, attach_give_back, NULL, attach_is_needed, NULL,
      STEP_PER_DISK | STEP_STORAGE},
+    {"base-copy", "copy the image as it is, with all that is in it",
+     overlay_copy, overlay_copy_undo, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_STORAGE | STEP_LONG},
     {"target-secret", "give QEMU the secret that opens the target",
      disk_secret_add, disk_secret_del, NULL, disk_has_secret,
      disk_secret_command, STEP_PER_DISK},
@@ -57,6 +78,18 @@ static const struct step move_steps[] = {
     {"target-node", "open what the guest will use",
      disk_node_add, disk_node_del, disk_node_probe, disk_has_node,
      disk_node_command, STEP_PER_DISK},
+    {"landing-create", "make a file for an overlay of the target",
+     landing_create, landing_remove, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_STORAGE},
+    {"landing-file", "open that file in QEMU",
+     landing_file_add, landing_file_del, landing_file_probe, overlay_is_used,
+     landing_file_command, STEP_PER_DISK},
+    {"landing-format", "write that overlay's metadata",
+     disk_format, disk_format_undo, NULL, overlay_is_used,
+     landing_format_command, STEP_PER_DISK | STEP_LONG},
+    {"landing-node", "open it above the target",
+     landing_node_add, landing_node_del, landing_node_probe, overlay_is_used,
+     landing_node_command, STEP_PER_DISK},
     {"target-asked", "see that the target answers, and what it is",
      alive_learn, alive_return, NULL, NULL, NULL,
      STEP_PER_DISK | STEP_STORAGE},
@@ -94,6 +127,21 @@ static const struct step move_steps[] = {
      STEP_PIVOT | STEP_LONG},
     {"prove", "prove from QEMU's graph that each disk is its target",
      pivot_prove, NULL, NULL, NULL, NULL, STEP_PER_DISK | STEP_LOOKS},
+    {"base-commit", "write what the target's overlay holds to the target",
+     commit_run, NULL, NULL, overlay_is_used, commit_command,
+     STEP_PER_DISK | STEP_LONG},
+    {"base-prove", "prove from QEMU's graph that each disk is its target",
+     pivot_prove, NULL, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_LOOKS},
+    {"landing-close", "close the target's overlay",
+     landing_node_del, NULL, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_TIDY},
+    {"landing-file-close", "close its file",
+     landing_file_del, NULL, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_TIDY},
+    {"landing-remove", "remove its file",
+     landing_remove, NULL, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_STORAGE},
     {"twin", "mirror back onto the former disk what is written from now on",
      twin_start, twin_drop, twin_probe, move_has_window, twin_command,
      STEP_PER_DISK | STEP_TIDY | STEP_SPARE},
@@ -134,6 +182,15 @@ static const struct step move_steps[] = {
     {"secret-drop", "take the secret back: it was for the opening",
      disk_secret_del, NULL, NULL, disk_has_secret, disk_secret_drop_command,
      STEP_PER_DISK | STEP_TIDY},
+    {"overlay-close", "close the former disk's overlay",
+     overlay_node_del, NULL, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_TIDY},
+    {"overlay-file-close", "close its file",
+     overlay_file_del, NULL, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_TIDY},
+    {"overlay-remove", "remove its file",
+     overlay_remove, NULL, NULL, overlay_is_used, NULL,
+     STEP_PER_DISK | STEP_STORAGE},
     {"source-detach", "close the former disk in QEMU",
      source_detach, NULL, NULL, NULL, source_detach_command,
      STEP_PER_DISK | STEP_TIDY},
@@ -237,6 +294,7 @@ const struct operation move_operation = {
     .request = move_on_request,
     .may_return = move_may_return,
     .total = move_total,
+    .parked = move_parked,
 };
 
 int move_start(const struct op_host *host,
@@ -298,7 +356,9 @@ static json_t *move_result(struct op *op)
         json_t *json = json_pack("{s:s, s:s, s:s}", "disk", disk->disk, "from",
                                  disk->from, "to", disk->to);
         const json_t *after = op_fact(op, "target-reopen", index, "after");
-        after = after != NULL ? after : op_fact(op, "prove", index, "after");
+        const char *proof =
+            plan_disk_copies_base(disk) ? "base-prove" : "prove";
+        after = after != NULL ? after : op_fact(op, proof, index, "after");
         (void)set_fact(json, op, "mirror-ready", index, "bytes_copied");
         if (!set_fact(json, op, "measure", index, "bytes_written")) {
             /* What was there before is written over, whole. */
@@ -314,6 +374,7 @@ static json_t *move_result(struct op *op)
             (void)json_object_set_new(
                 json, "grows_to", json_integer((json_int_t)disk->target_size));
         }
+        move_add_base(op, disk, json);
         (void)json_object_set_new(json, "verify", json_string(plan->verify));
         add_verified(json, op, i);
         move_add_latency(op, disk, json);

@@ -86,6 +86,8 @@ static const struct field disk_fields[] = {
     DISK_LATER(base_format, TEXT),
     DISK_LATER(base_nodes, JSON),
     DISK_LATER(linked, JSON),
+    DISK_LATER(overlay, TEXT),
+    DISK_LATER(landing, TEXT),
 };
 
 static const struct field plan_fields[] = {
@@ -203,6 +205,11 @@ bool plan_disk_is_mirrored(const struct plan_disk *disk)
 bool plan_disk_keeps_base(const struct plan_disk *disk)
 {
     return disk->base != NULL && *disk->base != '\0';
+}
+
+bool plan_disk_copies_base(const struct plan_disk *disk)
+{
+    return disk->overlay != NULL && *disk->overlay != '\0';
 }
 
 json_t *plan_disk_former_nodes(const struct plan_disk *disk)

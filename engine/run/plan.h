@@ -61,6 +61,13 @@ struct plan_disk {
     char *base_format;  /* QEMU's driver */
     json_t *base_nodes; /* of source_nodes: it and all below, which stay */
     json_t *linked;     /* of a migration: what it must equal, or NULL */
+    /*
+     * Strategy base: the source's image stands still below an overlay while it
+     * is copied, and the target's gets what the guest has written since from
+     * another one, its landing. Both files' URIs, "": strategy mirror.
+     */
+    char *overlay;
+    char *landing;
     char *copy_mode;
     bool may_write_block; /* its mirror is write-blocking, or may become so */
     /* another host: how it gets there */
@@ -75,6 +82,8 @@ struct plan_disk {
 bool plan_disk_is_mirrored(const struct plan_disk *disk);
 /* Whether the target is to stand on the source's base: sync=top. */
 bool plan_disk_keeps_base(const struct plan_disk *disk);
+/* Whether the source's image is copied at rest, as it is: strategy base. */
+bool plan_disk_copies_base(const struct plan_disk *disk);
 /*
  * Of source_nodes, in a new array, those that the guest's disk is without
  * after the pivot; QEMU's own ('#') among them go with their parents.

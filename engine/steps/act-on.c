@@ -2,6 +2,7 @@
 #include "steps/act-on.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/str.h"
@@ -221,7 +222,13 @@ static bool same_nodes(const struct graph_disk *found,
         for (unsigned k = 0; k < found->n_filters; k++) {
             filter = filter || found->filters[k] == found->nodes[i];
         }
-        if (filter) {
+        const char *over = disk_overlay(disk);
+        size_t len = over != NULL ? strlen(over) : 0;
+        bool ours =
+            over != NULL && (str_eq(found->nodes[i]->name, over) ||
+                             (strncmp(found->nodes[i]->name, over, len) == 0 &&
+                              str_eq(found->nodes[i]->name + len, "-file")));
+        if (filter || ours) {
             continue;
         }
         const char *planned =
@@ -252,8 +259,9 @@ static bool same_bitmaps(const struct graph_node *node,
     return true;
 }
 
-int disk_is_as_planned(const struct graph *graph, const struct plan_disk *disk,
-                       struct err **errp)
+static int is_as_planned(const struct graph *graph,
+                         const struct plan_disk *disk, const char *active,
+                         struct err **errp)
 {
     _cleanup_graph_disk_ struct graph_disk *found = NULL;
     const struct graph_device *device = graph_find_device(graph, disk->device);
@@ -265,9 +273,11 @@ int disk_is_as_planned(const struct graph *graph, const struct plan_disk *disk,
     if (r < 0) {
         return r;
     }
-    if (!str_eq(found->active->name, disk->active) ||
-        !same_nodes(found, disk)) {
+    if (!str_eq(found->active->name, active) || !same_nodes(found, disk)) {
         what = "its chain of images";
+    } else if (!str_eq(active, disk->active) &&
+               found->active->n_snapshots > 0) {
+        what = "its internal snapshots"; /* they would go with the overlay */
     } else if (found->size != disk->size) {
         what = "its size";
     } else if (!same_bitmaps(found->active, disk)) {
@@ -278,6 +288,27 @@ int disk_is_as_planned(const struct graph *graph, const struct plan_disk *disk,
                : err_set(errp, -ESTALE, disk->disk,
                          "somebody has changed %s since the plan was made",
                          what);
+}
+
+/* Its file and its node have one name. */
+const char *disk_overlay(const struct plan_disk *disk)
+{
+    const char *slash =
+        plan_disk_copies_base(disk) ? strrchr(disk->overlay, '/') : NULL;
+    return slash != NULL ? slash + 1 : NULL;
+}
+
+int disk_is_as_planned(const struct graph *graph, const struct plan_disk *disk,
+                       struct err **errp)
+{
+    const char *over = disk_overlay(disk);
+    return is_as_planned(graph, disk, over != NULL ? over : disk->active, errp);
+}
+
+int disk_is_to_freeze(const struct graph *graph, const struct plan_disk *disk,
+                      struct err **errp)
+{
+    return is_as_planned(graph, disk, disk->active, errp);
 }
 
 int disk_is_back(const struct graph *graph, const char *op,

@@ -25,10 +25,15 @@ void act_delete_node(struct act *act, enum name_what what);
 
 /*
  * Whether a disk is still what was planned: its device, active layer, nodes,
- * size and named bitmaps. -ESTALE with what differs.
+ * size and named bitmaps. -ESTALE with what differs. With strategy base it is
+ * on its overlay, or, for disk_is_to_freeze(), not yet.
  */
 int disk_is_as_planned(const struct graph *graph, const struct plan_disk *disk,
                        struct err **errp);
+int disk_is_to_freeze(const struct graph *graph, const struct plan_disk *disk,
+                      struct err **errp);
+/* The name of that overlay's node, or NULL. */
+const char *disk_overlay(const struct plan_disk *disk);
 /*
  * Whether the guest does not use our target (any more): -EBUSY if it does.
  * 'ret_source' is the planned active layer if its device uses that, else it is

@@ -46,18 +46,49 @@ static const char *source_file(const struct plan_disk *disk)
                                                                     : NULL;
 }
 
-void disk_create(struct act *act)
+static void create_of_size(struct act *act, uint64_t size)
 {
     const struct plan_disk *disk = act_disk(act);
     struct name temp = act_name(act, NAME_VOLUME);
     struct volume_request request = {
         .act = VOLUME_CREATE,
         .temp = temp.text,
-        /* qcow2 grows by itself; QEMU writes its metadata. */
-        .size = disk->make_format ? 0 : disk->target_size,
+        .size = size,
         .like = source_file(disk),
     };
     act_storage(act, act_volume(act, disk->index), &request, create_on_volume);
+}
+
+/* Below its overlay it grows no more: the copy is as long as it is now. */
+static void create_on_source(struct act *act, const struct err *err,
+                             struct volume_result *result)
+{
+    const struct plan_disk *disk = act_disk(act);
+    _cleanup_err_ struct err *error = err_copy(err);
+    if (error == NULL && !result->info.exists) {
+        (void)err_set(&error, -ENOENT, disk->from, "is not there any more");
+    }
+    if (error != NULL) {
+        act_end(act, error);
+    } else {
+        create_of_size(act, result->info.size);
+    }
+}
+
+void disk_create(struct act *act)
+{
+    static const struct volume_request probe = {.act = VOLUME_PROBE};
+    const struct plan_disk *disk = act_disk(act);
+    struct volume *source = NULL;
+    _cleanup_err_ struct err *err = NULL;
+    if (!plan_disk_copies_base(disk) || str_eq(disk->format, "raw")) {
+        /* qcow2 grows by itself; QEMU writes its metadata. */
+        create_of_size(act, disk->make_format ? 0 : disk->target_size);
+    } else if (volume_parse(disk->from, &source, &err) < 0) {
+        act_end(act, err);
+    } else {
+        act_storage(act, act_own_volume(act, source), &probe, create_on_source);
+    }
 }
 
 static void remove_on_volume(struct act *act, const struct err *err,
@@ -339,14 +370,16 @@ static void format_on_leftover(struct act *act, const struct job_list *jobs)
         act_wait_jobs(act, format_on_jobs); /* from before a crash */
         return;
     }
+    if (!disk_loses_base(act)) {
+        act_command(act, format_on_started);
+        return;
+    }
     json_auto_t *command =
         disk_format_command(act_op_id(act), act_plan(act), act_disk(act));
     json_t *args = json_object_get(command, "arguments");
-    if (disk_loses_base(act)) {
-        json_t *options = json_object_get(args, "options");
-        (void)json_object_del(options, "backing-file");
-        (void)json_object_del(options, "backing-fmt");
-    }
+    json_t *options = json_object_get(args, "options");
+    (void)json_object_del(options, "backing-file");
+    (void)json_object_del(options, "backing-fmt");
     act_qmp(act, "blockdev-create", json_incref(args), format_on_started);
 }
 

@@ -71,20 +71,23 @@ static json_t *common_arguments(const char *op, const struct plan *plan,
                                 const struct plan_disk *disk)
 {
     struct name id = name_of(op, disk->index, NAME_MIRROR);
+    struct name over = name_of(op, disk->index, NAME_OVERLAY);
+    bool filtered = *disk->replaces != '\0', base = plan_disk_copies_base(disk);
     /* It waits for us to end it: see steps/cancel.h. */
     bool stays = disk->may_write_block;
     json_t *args =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b}", "job-id", id.text,
-                  "device", disk->root, "sync", disk->sync, "copy-mode",
-                  disk->copy_mode, "on-source-error", stays ? "stop" : "report",
+                  "device", base && !filtered ? over.text : disk->root, "sync",
+                  disk->sync, "copy-mode", disk->copy_mode, "on-source-error",
+                  stays ? "stop" : "report",
                   /* A full target is a pause, not a lost copy. */
                   "on-target-error", stays ? "stop" : "enospc", "auto-finalize",
                   !plan->group,
                   /* An error must not vanish with its job. */
                   "auto-dismiss", 0);
-    if (*disk->replaces != '\0') {
-        (void)json_object_set_new(args, "replaces",
-                                  json_string(disk->replaces));
+    if (filtered) {
+        (void)json_object_set_new(
+            args, "replaces", json_string(base ? over.text : disk->replaces));
     }
     if (plan->speed != 0) {
         (void)json_object_set_new(args, "speed",
@@ -96,7 +99,9 @@ static json_t *common_arguments(const char *op, const struct plan *plan,
 json_t *mirror_command(const char *op, const struct plan *plan,
                        const struct plan_disk *disk)
 {
-    struct name target = name_of(op, disk->index, NAME_TARGET);
+    struct name target =
+        name_of(op, disk->index,
+                plan_disk_copies_base(disk) ? NAME_LANDING : NAME_TARGET);
     struct name top = name_of(op, disk->index, NAME_TOP);
     json_t *args = common_arguments(op, plan, disk);
     if (disk->drive_mirror) {
@@ -144,7 +149,7 @@ static void start_on_graph(struct act *act, const struct err *err,
     } else if (act_is_repeated(act)) {
         /* An earlier try may have written: the target is not zero any more. */
         (void)json_object_del(args, "target-is-zero");
-        if (!plan_disk_keeps_base(disk)) {
+        if (!plan_disk_keeps_base(disk) && !plan_disk_copies_base(disk)) {
             (void)json_object_set_new(args, "sync", json_string("full"));
         }
     }
@@ -157,7 +162,9 @@ void mirror_start(struct act *act)
     const struct plan_disk *disk = act_disk(act);
     const json_t *zero = act_fact(act, "target-create", "zero");
     _cleanup_err_ struct err *err = NULL;
-    bool skips = disk->target_is_zero || str_eq(disk->sync, "top");
+    /* A landing is a new image each time. */
+    bool skips = disk->target_is_zero ||
+                 (str_eq(disk->sync, "top") && !plan_disk_copies_base(disk));
     if (skips && !json_is_object(disk->linked) && !json_is_true(zero)) {
         /* Stale data would show through, without any error. */
         (void)err_set(&err, -EINVAL, disk->to,

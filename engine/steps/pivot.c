@@ -79,17 +79,22 @@ static struct name filter_name(const struct act *act, unsigned disk)
 static const char *from_node(const struct act *act, unsigned disk,
                              struct name *target)
 {
+    const struct plan_disk *d = &act_plan(act)->disks[disk];
+    if (plan_disk_copies_base(d)) {
+        *target = name_of(act_op_id(act), disk, NAME_OVERLAY);
+        return target->text;
+    }
     *target = name_of(act_op_id(act), disk, NAME_TARGET);
-    return act_is_returning(act) ? target->text
-                                 : act_plan(act)->disks[disk].active;
+    return act_is_returning(act) ? target->text : d->active;
 }
 
 static const char *to_node(const struct act *act, unsigned disk,
                            struct name *target)
 {
-    *target = name_of(act_op_id(act), disk, NAME_TARGET);
-    return act_is_returning(act) ? act_plan(act)->disks[disk].active
-                                 : target->text;
+    const struct plan_disk *d = &act_plan(act)->disks[disk];
+    *target = name_of(act_op_id(act), disk,
+                      plan_disk_copies_base(d) ? NAME_LANDING : NAME_TARGET);
+    return act_is_returning(act) ? d->active : target->text;
 }
 
 /* A guest that is held until guest_cont() has its guard until then, too. */
@@ -465,29 +470,9 @@ void pivot_undo(struct act *act)
 
 /* What is to be proved, and its names. */
 struct proof {
-    struct name target, twin, twin_top;
+    struct name target, source, twin, twin_top;
     struct graph_claim claim;
 };
-
-/*
- * The mirror back of an undo window may be on the target already, after a crash
- * in it; once that has been dropped, it may not.
- */
-static void proof_of(const struct act *act, unsigned disk, struct proof *ret)
-{
-    const struct plan_disk *d = &act_plan(act)->disks[disk];
-    bool back = act_is_returning(act);
-    bool bare = back || str_starts(act_step_name(act), "drop-");
-    ret->twin = name_of(act_op_id(act), disk, NAME_TWIN);
-    ret->twin_top = name_of(act_op_id(act), disk, NAME_TWIN_TOP);
-    ret->claim =
-        (struct graph_claim){.device = d->device,
-                             .target = to_node(act, disk, &ret->target),
-                             .source = from_node(act, disk, &ret->target),
-                             .source_protocol = back ? NULL : d->protocol,
-                             .job = bare ? NULL : ret->twin.text,
-                             .filter = bare ? NULL : ret->twin_top.text};
-}
 
 static const struct graph_node *root_of(const struct act *act,
                                         const struct graph *graph,
@@ -496,6 +481,52 @@ static const struct graph_node *root_of(const struct act *act,
     const struct graph_device *device =
         graph_find_device(graph, act_plan(act)->disks[disk].device);
     return device != NULL ? device->root : NULL;
+}
+
+/*
+ * Whether a landing has gone into its target, or must have: an engine after a
+ * crash proves the pivot once more, whatever was done behind it.
+ */
+static bool has_landed(const struct act *act, const struct graph *graph,
+                       unsigned disk)
+{
+    const struct graph_node *root = root_of(act, graph, disk);
+    struct name landing = name_of(act_op_id(act), disk, NAME_LANDING);
+    struct name target = name_of(act_op_id(act), disk, NAME_TARGET);
+    const struct graph_node *above = graph_find_node(graph, landing.text);
+    const struct graph_node *node = graph_find_node(graph, target.text);
+    return plan_disk_copies_base(&act_plan(act)->disks[disk]) &&
+           (str_eq(act_step_name(act), "base-prove") ||
+            (root != NULL && node != NULL && graph_reaches(graph, root, node) &&
+             (above == NULL || !graph_reaches(graph, root, above))));
+}
+
+/*
+ * The mirror back of an undo window may be on the target already, after a crash
+ * in it; once that has been dropped, it may not.
+ */
+static void proof_of(const struct act *act, const struct graph *graph,
+                     unsigned disk, struct proof *ret)
+{
+    const struct plan_disk *d = &act_plan(act)->disks[disk];
+    bool back = act_is_returning(act);
+    bool bare = back || str_starts(act_step_name(act), "drop-") ||
+                str_eq(act_step_name(act), "base-prove");
+    bool base = plan_disk_copies_base(d);
+    /* With strategy base there is no window: it is the commit's, by then. */
+    ret->twin = name_of(act_op_id(act), disk, base ? NAME_COMMIT : NAME_TWIN);
+    ret->twin_top =
+        name_of(act_op_id(act), disk, base ? NAME_COMMIT_TOP : NAME_TWIN_TOP);
+    ret->claim =
+        (struct graph_claim){.device = d->device,
+                             .target = to_node(act, disk, &ret->target),
+                             .source = from_node(act, disk, &ret->source),
+                             .source_protocol = back ? NULL : d->protocol,
+                             .job = bare ? NULL : ret->twin.text,
+                             .filter = bare ? NULL : ret->twin_top.text};
+    if (has_landed(act, graph, disk)) {
+        ret->target = name_of(act_op_id(act), disk, NAME_TARGET);
+    }
 }
 
 bool pivot_has_happened(const struct act *act, const struct graph *graph,
@@ -659,7 +690,7 @@ static void prove_on_graph(struct act *act, const struct err *err,
         act_end(act, NULL);
         return;
     }
-    proof_of(act, disk->index, &proof);
+    proof_of(act, graph, disk->index, &proof);
     int r = graph_proof(graph, &proof.claim, &error);
     if ((r == -EBUSY || r == -EAGAIN) && pivoting->looks++ < LOOKS_MAX) {
         act_again(act, LOOK_AGAIN_MS, pivot_prove);

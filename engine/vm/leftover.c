@@ -138,7 +138,7 @@ static void add_nodes(struct listing *listing)
             continue;
         }
         const char *use = nodes[i].job_filter ? "filter" : uses[hold];
-        if (!nodes[i].job_filter) {
+        if (!nodes[i].job_filter && !name_is_overlay(nodes[i].name)) {
             note_disk(listing, nodes[i].name, hold);
         }
         if (json_array_size(listing->items) < LEFTOVERS_MAX) {

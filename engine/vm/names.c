@@ -22,6 +22,9 @@ struct name name_of(const char *op, unsigned disk, enum name_what what)
         [NAME_DIRTY0] = "-dirty0", [NAME_DIRTY1] = "-dirty1",
         [NAME_TWIN] = "-twin",     [NAME_TWIN_TOP] = "-twin-top",
         [NAME_UNLINK] = "-unlink", [NAME_BASE] = "-base",
+        [NAME_OVERLAY] = "-ov",    [NAME_OVERLAY_FILE] = "-ov-file",
+        [NAME_LANDING] = "-land",  [NAME_LANDING_FILE] = "-land-file",
+        [NAME_COMMIT] = "-commit", [NAME_COMMIT_TOP] = "-commit-top",
     };
     struct name name;
     (void)snprintf(name.text, sizeof(name.text), "qpv-%s-d%u%s", op, disk,
@@ -41,6 +44,18 @@ struct name name_once(const char *op, enum name_once what)
     (void)snprintf(name.text, sizeof(name.text), "qpv-%s-%s", op,
                    suffixes[what]);
     return name;
+}
+
+static bool ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), length = strlen(end);
+    return n > length && str_eq(name + n - length, end);
+}
+
+bool name_is_overlay(const char *name)
+{
+    return name_is_ours(name) &&
+           (ends_with(name, "-ov") || ends_with(name, "-ov-file"));
 }
 
 bool name_is_ours(const char *name)

@@ -31,7 +31,13 @@ enum name_what {
     NAME_UNLINK, /* ...-unlink           a listening socket, see target.c */
     NAME_TWIN,   /* ...-twin             the mirror back, of the undo window */
     NAME_TWIN_TOP, /* ...-twin-top       that one's filter node */
-    NAME_BASE, /* ...-base             base at the destination, its export */
+    NAME_BASE,    /* ...-base             base at the destination, its export */
+    NAME_OVERLAY, /* ...-ov             on the source, for strategy base */
+    NAME_OVERLAY_FILE, /* ...-ov-file    its protocol node */
+    NAME_LANDING,      /* ...-land           the same on the target */
+    NAME_LANDING_FILE, /* ...-land-file */
+    NAME_COMMIT,       /* ...-commit         the job that ends either */
+    NAME_COMMIT_TOP,   /* ...-commit-top     its filter node */
 };
 
 struct name {
@@ -49,6 +55,9 @@ enum name_once {
 };
 
 struct name name_once(const char *op, enum name_once what);
+
+/* Whether it is of an overlay on a source: no part of a target. */
+bool name_is_overlay(const char *name);
 
 /* Whether a name in QEMU or on a storage was invented by qpivot. */
 bool name_is_ours(const char *name);

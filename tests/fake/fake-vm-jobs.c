@@ -41,6 +41,9 @@ static void fake_vm_replace_node(struct fake_vm *vm, int from, int to, int but)
         if (vm->nodes[i].used && vm->nodes[i].child == from && i != but) {
             vm->nodes[i].child = to;
         }
+        if (vm->nodes[i].used && vm->nodes[i].backing == from && i != but) {
+            vm->nodes[i].backing = to;
+        }
     }
     for (unsigned i = 0; i < vm->n_devices; i++) {
         if (vm->devices[i].root == from) {
@@ -57,6 +60,19 @@ struct fake_job *fake_vm_find_job(struct fake_vm *vm, const char *id)
         }
     }
     return NULL;
+}
+
+/* Whether a job works on it. */
+static bool fake_vm_is_busy(const struct fake_vm *vm, int node)
+{
+    for (unsigned i = 0; i < FAKE_JOBS; i++) {
+        const struct fake_job *job = &vm->jobs[i];
+        if (fake_vm_job_lives(job) &&
+            (job->source == node || job->target == node)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static void set_status(struct fake_vm *vm, struct fake_job *job,
@@ -97,7 +113,10 @@ static void copy_content(struct fake_vm *vm, const struct fake_job *job)
 {
     const struct store_volume *from = fake_vm_volume_of(vm, job->source);
     struct store_volume *to = fake_vm_volume_of(vm, job->target);
-    if (from != NULL && to != NULL && !job->twin) {
+    for (unsigned i = 0; job->commit && i < STORE_WRITES / 64; i++) {
+        to->writes[i] |= from->writes[i];
+    }
+    if (from != NULL && to != NULL && !job->twin && !job->commit) {
         memcpy(to->writes, from->writes, sizeof(to->writes));
     }
 }
@@ -113,6 +132,9 @@ static void pivot(struct fake_vm *vm, struct fake_job *job)
     copy_content(vm, job);
     drop_filter(vm, job);
     fake_vm_replace_node(vm, job->replaced, job->target, FAKE_NOBODY);
+    if (job->commit) {
+        vm->nodes[job->target].frozen = false;
+    }
     set_status(vm, job, FAKE_CONCLUDED);
     fake_vm_settle(vm);
 }
@@ -147,7 +169,8 @@ void fake_vm_tick(struct fake_vm *vm)
         }
         if (!fake_vm_job_lives(job) || job->status == FAKE_READY ||
             job->status == FAKE_PENDING ||
-            (job->status == FAKE_RUNNING && job->mirror && vm->never_ready) ||
+            (job->status == FAKE_RUNNING && job->mirror && !job->commit &&
+             vm->never_ready) ||
             (job->soft && vm->never_ends)) {
             continue;
         }
@@ -247,6 +270,65 @@ static json_t *start_mirror(struct fake_vm *vm, const json_t *args, int target)
     vm->nodes[job->filter].size = vm->nodes[source].size;
     fake_vm_replace_node(vm, source, job->filter, job->filter);
     set_status(vm, job, FAKE_CREATED);
+    return json_object();
+}
+
+/* Of an active layer only; its filter is the one thing above it. */
+static json_t *block_commit(struct fake_vm *vm, const json_t *args)
+{
+    const char *id = text(args, "job-id");
+    int top = fake_vm_find(vm, text(args, "top-node"));
+    int base = fake_vm_find(vm, text(args, "base-node"));
+    int root = fake_vm_find(vm, text(args, "device"));
+    if (top == FAKE_NOBODY || base == FAKE_NOBODY || root == FAKE_NOBODY) {
+        return fake_vm_refuse("Cannot find device='' nor node-name='%s'",
+                              text(args, "top-node"));
+    }
+    if (fake_vm_find_job(vm, id) != NULL) {
+        return fake_vm_refuse("Job ID '%s' already in use", id);
+    }
+    if (vm->nodes[top].backing != base) {
+        return fake_vm_refuse("'%s' is not in this backing file chain",
+                              vm->nodes[base].name);
+    }
+    if (fake_vm_is_busy(vm, top)) {
+        return fake_vm_refuse("Node '%s' is busy: block device is in use by"
+                              " block job: mirror",
+                              vm->nodes[top].name);
+    }
+    struct fake_job *job = add_job(vm, id, true);
+    job->commit = true;
+    job->auto_finalize = true;
+    job->source = job->replaced = top;
+    job->target = base;
+    job->filter = fake_vm_add_node(vm, text(args, "filter-node-name"),
+                                   "mirror_top", top, false);
+    vm->nodes[job->filter].size = vm->nodes[top].size;
+    fake_vm_replace_node(vm, top, job->filter, job->filter);
+    set_status(vm, job, FAKE_CREATED);
+    return json_object();
+}
+
+static json_t *blockdev_snapshot(struct fake_vm *vm, const json_t *args)
+{
+    int node = fake_vm_find(vm, text(args, "node"));
+    int overlay = fake_vm_find(vm, text(args, "overlay"));
+    if (node == FAKE_NOBODY || overlay == FAKE_NOBODY) {
+        return fake_vm_refuse("Cannot find device='' nor node-name='%s'",
+                              text(args, "overlay"));
+    }
+    if (vm->nodes[overlay].backing != FAKE_NOBODY) {
+        return fake_vm_refuse("The overlay already has a backing image");
+    }
+    if (fake_vm_has_parent(vm, overlay)) {
+        return fake_vm_refuse("The overlay is already in use");
+    }
+    if (vm->nodes[node].frozen || fake_vm_is_busy(vm, node)) {
+        return fake_vm_refuse("Node '%s' is busy", vm->nodes[node].name);
+    }
+    fake_vm_replace_node(vm, node, overlay, overlay);
+    vm->nodes[overlay].backing = node;
+    vm->nodes[node].frozen = true;
     return json_object();
 }
 
@@ -404,15 +486,17 @@ json_t *fake_vm_jobs(struct fake_vm *vm, const char *command,
         const char *name;
         fake_command_fn *fn;
     } commands[] = {
-        {"block-job-cancel", block_job_cancel},
-        {"block-job-change", block_job_change},
-        {"blockdev-create",  blockdev_create },
-        {"blockdev-mirror",  blockdev_mirror },
-        {"drive-mirror",     drive_mirror    },
-        {"job-cancel",       job_cancel      },
-        {"job-complete",     job_complete    },
-        {"job-dismiss",      job_dismiss     },
-        {"job-finalize",     job_finalize    },
+        {"block-commit",      block_commit     },
+        {"block-job-cancel",  block_job_cancel },
+        {"block-job-change",  block_job_change },
+        {"blockdev-create",   blockdev_create  },
+        {"blockdev-mirror",   blockdev_mirror  },
+        {"blockdev-snapshot", blockdev_snapshot},
+        {"drive-mirror",      drive_mirror     },
+        {"job-cancel",        job_cancel       },
+        {"job-complete",      job_complete     },
+        {"job-dismiss",       job_dismiss      },
+        {"job-finalize",      job_finalize     },
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {

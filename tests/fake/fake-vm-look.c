@@ -75,14 +75,14 @@ static json_t *node_json(const struct fake_vm *vm, int index)
 {
     const struct fake_node *node = &vm->nodes[index];
     const char *path = path_of(vm, index);
-    json_t *json =
-        json_pack("{s:i, s:{s:b, s:b, s:b}, s:s, s:s, s:b, s:s, s:s, s:b,"
-                  " s:{s:s, s:s, s:b, s:I}}",
-                  "backing_file_depth", 0, "cache", "direct", 0, "no-flush", 0,
-                  "writeback", 1, "detect_zeroes", "off", "drv", node->driver,
-                  "encrypted", 0, "file", path, "node-name", node->name, "ro",
-                  0, "image", "filename", path, "format", node->driver,
-                  "dirty-flag", 0, "virtual-size", (json_int_t)node->size);
+    json_t *json = json_pack(
+        "{s:i, s:{s:b, s:b, s:b}, s:s, s:s, s:b, s:s, s:s, s:b,"
+        " s:{s:s, s:s, s:b, s:I}}",
+        "backing_file_depth", 0, "cache", "direct", 0, "no-flush", 0,
+        "writeback", 1, "detect_zeroes", "off", "drv", node->driver,
+        "encrypted", 0, "file", path, "node-name", node->name, "ro",
+        (int)node->frozen, "image", "filename", path, "format", node->driver,
+        "dirty-flag", 0, "virtual-size", (json_int_t)node->size);
     json_t *bitmaps = json_array();
     /* While it comes in, it does not record. */
     bool comes = node->busy && vm->runstate == FAKE_INMIGRATE;
@@ -142,11 +142,13 @@ static json_t *look_jobs(const struct fake_vm *vm)
     for (unsigned i = 0; i < FAKE_JOBS; i++) {
         const struct fake_job *job = &vm->jobs[i];
         if (job->used) {
-            json_t *json =
-                json_pack("{s:s, s:s, s:s, s:i, s:i}", "id", job->id, "type",
-                          job->mirror ? "mirror" : "create", "status",
-                          fake_vm_status_name(job->status), "current-progress",
-                          done_of(vm, job), "total-progress", 4096);
+            json_t *json = json_pack(
+                "{s:s, s:s, s:s, s:i, s:i}", "id", job->id, "type",
+                job->commit   ? "commit"
+                : job->mirror ? "mirror"
+                              : "create",
+                "status", fake_vm_status_name(job->status), "current-progress",
+                done_of(vm, job), "total-progress", 4096);
             if (*job->error != '\0') {
                 (void)json_object_set_new(json, "error",
                                           json_string(job->error));
@@ -165,10 +167,10 @@ static json_t *look_block_jobs(const struct fake_vm *vm)
         if (job->used && job->mirror) {
             json_t *json = json_pack(
                 "{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:i}", "device", job->id,
-                "type", "mirror", "status", fake_vm_status_name(job->status),
-                "io-status", "ok", "paused", job->status == FAKE_PENDING,
-                "ready", job->status == FAKE_READY, "auto-finalize",
-                job->auto_finalize, "speed", 0);
+                "type", job->commit ? "commit" : "mirror", "status",
+                fake_vm_status_name(job->status), "io-status", "ok", "paused",
+                job->status == FAKE_PENDING, "ready", job->status == FAKE_READY,
+                "auto-finalize", job->auto_finalize, "speed", 0);
             if (vm->changes_jobs) {
                 (void)json_object_set_new(json, "actively-synced",
                                           json_boolean(job->synced));
@@ -266,11 +268,23 @@ static void add_change(json_t *schema)
 static json_t *look_schema(const struct fake_vm *vm)
 {
     static const char *const commands[] = {
-        "blockdev-add",    "blockdev-create", "blockdev-del",
-        "blockdev-mirror", "blockdev-reopen", "drive-mirror",
-        "job-cancel",      "job-complete",    "job-dismiss",
-        "job-finalize",    "query-jobs",      "query-block-jobs",
-        "set-action",      "transaction",     "x-debug-query-block-graph",
+        "blockdev-add",
+        "blockdev-create",
+        "blockdev-del",
+        "block-commit",
+        "blockdev-snapshot",
+        "blockdev-mirror",
+        "blockdev-reopen",
+        "drive-mirror",
+        "job-cancel",
+        "job-complete",
+        "job-dismiss",
+        "job-finalize",
+        "query-jobs",
+        "query-block-jobs",
+        "set-action",
+        "transaction",
+        "x-debug-query-block-graph",
     };
 
     json_t *schema =

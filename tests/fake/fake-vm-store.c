@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "bulk/check.h"
+#include "bulk/copy.h"
 
 struct fake_volume {
     struct volume volume;
@@ -385,6 +386,43 @@ int store_check(const struct check_request *request, struct check_result *ret,
     return fault != STORE_FINE
                ? err_set(errp, hung ? -ETIMEDOUT : -EIO, name, "injected")
                : 0;
+}
+
+static struct store_volume *volume_at(const char *uri)
+{
+    _cleanup_free_ char *path = strndup(uri, strcspn(uri, "?"));
+    const char *start = path != NULL ? strstr(path, "/fake/") : NULL;
+    return start != NULL ? store_find(shared, start) : NULL;
+}
+
+int store_copy(const struct copy_options *options, struct err **errp)
+{
+    enum store_fault fault = next_fault();
+    bool hung = shared->hangs;
+    struct store_volume *from = volume_at(options->source);
+    struct store_volume *to = volume_at(options->target);
+    shared->hangs = false; /* a copy ends by itself: see bulk/copy.c */
+    if (is_not_done(fault)) {
+        return err_set(errp, hung ? -ETIMEDOUT : -EIO, options->source,
+                       "injected");
+    }
+    if (from == NULL || to == NULL || to->open ||
+        !str_eq(to->identity, options->identity)) {
+        (void)snprintf(shared->violation, sizeof(shared->violation),
+                       "what is copied is not there, or in use: %s",
+                       options->target);
+        return err_set(errp, -ENOENT, options->source, "is not there");
+    }
+    if (from->guest) {
+        (void)snprintf(shared->violation, sizeof(shared->violation),
+                       "volume %s was copied while a guest wrote to it",
+                       from->name);
+    }
+    memcpy(to->writes, from->writes, sizeof(to->writes));
+    to->format_size = from->format_size;
+    return fault != STORE_FINE ? err_set(errp, hung ? -ETIMEDOUT : -EIO,
+                                         options->source, "injected")
+                               : 0;
 }
 
 static const struct bulk_ops bulk_none; /* store_check() reads instead */

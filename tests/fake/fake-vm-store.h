@@ -84,5 +84,9 @@ struct err;
 int store_check(const struct check_request *request, struct check_result *ret,
                 struct err **errp);
 
+/* The same of copy_start(): all that the one volume holds, onto the other. */
+struct copy_options;
+int store_copy(const struct copy_options *options, struct err **errp);
+
 /* Puts the backend in front of all others. */
 void store_register(struct store *store);

@@ -184,9 +184,23 @@ static void guest_write(struct fake_vm *vm)
     }
 }
 
+/* All that the images of its chain hold together. */
 bool fake_vm_is_whole(struct fake_vm *vm, unsigned device)
 {
-    return fake_vm_is_whole_on(vm, device, fake_vm_volume(vm, device));
+    struct store_volume all = {0};
+    int node = vm->devices[device].root;
+    bool any = false;
+    while (node != FAKE_NOBODY) {
+        const struct fake_node *it = &vm->nodes[node];
+        const struct store_volume *volume = fake_vm_volume_of(vm, node);
+        for (unsigned i = 0; volume != NULL && i < STORE_WRITES / 64; i++) {
+            all.writes[i] |= volume->writes[i];
+        }
+        any = any || volume != NULL;
+        bool filter = str_eq(it->driver, "mirror_top");
+        node = filter ? it->child : it->backing;
+    }
+    return fake_vm_is_whole_on(vm, device, any ? &all : NULL);
 }
 
 void fake_vm_unplug(struct fake_vm *vm, unsigned device)
@@ -293,15 +307,19 @@ static json_t *blockdev_add(struct fake_vm *vm, const json_t *args)
     }
     uint64_t below =
         child != FAKE_NOBODY ? vm->nodes[child].size : volume->size;
+    const char *under = text(args, "backing");
+    int backing = under != NULL ? fake_vm_find(vm, under) : FAKE_NOBODY;
+    if (under != NULL && backing == FAKE_NOBODY) {
+        return fake_vm_refuse("Cannot find device='' nor node-name='%s'",
+                              under);
+    }
     int node = fake_vm_add_node(vm, name, driver, child, true);
+    vm->nodes[node].backing = backing;
     json_t *size = json_object_get(args, "size");
     vm->nodes[node].size = str_eq(driver, "qcow2") ? volume->format_size
                            : size != NULL ? (uint64_t)json_integer_value(size)
                                           : below;
     copy(vm->nodes[node].path, STORE_NAME, protocol ? path : "");
-    if (text(args, "backing") != NULL) {
-        vm->nodes[node].backing = fake_vm_find(vm, text(args, "backing"));
-    }
     return json_object();
 }
 
@@ -558,16 +576,17 @@ void fake_vm_add_base(struct fake_vm *vm, const char *path)
     fake_vm_settle(vm);
 }
 
+static bool node_reaches(const struct fake_vm *vm, int from, int node)
+{
+    return from != FAKE_NOBODY &&
+           (from == node || node_reaches(vm, vm->nodes[from].child, node) ||
+            node_reaches(vm, vm->nodes[from].backing, node));
+}
+
 static bool device_reaches(const struct fake_vm *vm, int node)
 {
     for (unsigned i = 0; i < vm->n_devices; i++) {
-        int it = vm->devices[i].root;
-        while (it != FAKE_NOBODY && it != node &&
-               vm->nodes[it].backing != node) {
-            it = vm->nodes[it].child;
-        }
-        it = it != FAKE_NOBODY && vm->nodes[it].backing == node ? node : it;
-        if (it == node) {
+        if (node_reaches(vm, vm->devices[i].root, node)) {
             return true;
         }
     }

@@ -47,7 +47,8 @@ struct fake_node {
     bool unstored;           /* ... and was: it is not stored at the end */
     char ours[2][FAKE_NAME]; /* bitmaps by names of ours */
     int child;               /* "file", or what a filter is on */
-    int backing;             /* or FAKE_NOBODY */
+    int backing;             /* what it stands on, or FAKE_NOBODY */
+    bool frozen;             /* read-only below an overlay */
     uint64_t size;
 };
 
@@ -61,7 +62,8 @@ struct fake_device {
 struct fake_job {
     bool used;
     char id[FAKE_NAME];
-    bool mirror;   /* else create */
+    bool mirror;   /* or commit; else create */
+    bool commit;   /* 'source' is an overlay of 'target' */
     bool soft;     /* told to end without a pivot */
     bool twin;     /* copies what is written from now on, at once */
     bool blocking; /* copy-mode */

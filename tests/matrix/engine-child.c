@@ -21,6 +21,7 @@
 #include "base/str.h"
 #include "base/worker.h"
 #include "bulk/check.h"
+#include "bulk/copy.h"
 #include "matrix/world.h"
 #include "qmp/qmp.h"
 #include "qpivot.h"
@@ -95,6 +96,10 @@ int __wrap_check_start(uv_loop_t *loop, const struct check_request *request,
                        struct check **ret, struct err **errp);
 void __wrap_check_cancel(struct check *check);
 bool __wrap_check_has_scratch(const char *dir, const char *scratch);
+int __wrap_copy_start(uv_loop_t *loop, const struct copy_options *options,
+                      const struct copy_callbacks *callbacks, struct copy **ret,
+                      struct err **errp);
+void __wrap_copy_cancel(struct copy *copy);
 int __real_uv_cancel(uv_req_t *req);
 int __wrap_uv_cancel(uv_req_t *req);
 pid_t __wrap_qmp_peer_pid(const struct qmp *qmp);
@@ -297,6 +302,43 @@ bool __wrap_check_has_scratch(const char *dir, const char *scratch)
 {
     (void)dir;
     return store_find(child.world->store, scratch) != NULL;
+}
+
+/* --- copying: the same --- */
+
+struct copied {
+    uv_work_t work; /* the first: what is deferred is this */
+    struct copy_callbacks callbacks;
+    struct err *err;
+    int code;
+};
+
+static void copied_after(uv_work_t *work, int status)
+{
+    struct copied *copied = (struct copied *)work;
+    (void)status;
+    copied->callbacks.ended(copied->callbacks.data,
+                            copied->code < 0 ? COPY_FAILED : COPY_DONE,
+                            copied->err);
+    (void)err_free(copied->err);
+    free(copied);
+}
+
+int __wrap_copy_start(uv_loop_t *loop, const struct copy_options *options,
+                      const struct copy_callbacks *callbacks, struct copy **ret,
+                      struct err **errp)
+{
+    struct copied *copied = calloc(1, sizeof(*copied));
+    (void)errp;
+    copied->callbacks = *callbacks;
+    copied->code = store_copy(options, &copied->err);
+    *ret = (struct copy *)copied;
+    return uv_queue_work(loop, &copied->work, checked_nothing, copied_after);
+}
+
+void __wrap_copy_cancel(struct copy *copy)
+{
+    (void)copy;
 }
 
 /* --- its loop --- */

@@ -35,6 +35,7 @@ struct scenario {
     bool linked;    /* the disks stand on bases, not proved to be the same */
     unsigned flags;
     enum qpivot_via via;
+    enum qpivot_strategy strategy;
     enum qpivot_verify_mode verify;
     const char *abort_at; /* the step in whose middle the user goes back */
     const char *targets[SCENARIO_DISKS];

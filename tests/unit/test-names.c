@@ -8,7 +8,7 @@ TestSuite(names, .timeout = 10);
 
 Test(names, every_name_fits_into_a_node_name_of_qemu)
 {
-    for (int what = NAME_TARGET; what <= NAME_VOLUME; what++) {
+    for (int what = NAME_TARGET; what <= NAME_COMMIT_TOP; what++) {
         struct name name = name_of("k3f9x2", 255, (enum name_what)what);
         cr_assert_leq(strlen(name.text), 31, "%s", name.text);
         cr_assert(name_is_ours(name.text));

@@ -103,6 +103,8 @@ static bool came_later(const char *key)
         "base_format",
         "base_nodes",
         "linked",
+        "overlay",
+        "landing",
     };
     for (unsigned i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         if (strcmp(keys[i], key) == 0) {

@@ -72,13 +72,14 @@ def source(lab, kind, name, size=SIZE):
 class Scene:
     """kinds: {disk id: kind or volume} or a list of them (then d0, d1, ...)."""
 
-    def __init__(self, lab, kinds, legacy=False, size=SIZE, disk=None, **vm):
+    def __init__(self, lab, kinds, legacy=False, size=SIZE, disk=None, disks=None, **vm):
         self.lab = lab
         if not isinstance(kinds, dict):
             kinds = {f"d{i}": k for i, k in enumerate(kinds)}
         self.now = {d: source(lab, k, d, size) if isinstance(k, str) else k
                     for d, k in kinds.items()}
-        self.disks = [Disk(d, v, legacy=legacy, **(disk or {})) for d, v in self.now.items()]
+        self.disks = disks or [Disk(d, v, legacy=legacy, **(disk or {}))
+                               for d, v in self.now.items()]
         self.vm = lab.vm(self.disks, **vm)
         if vm.get("boot", True) and not vm.get("paused"):
             self.vm.wait_writes(20)
