@@ -89,10 +89,13 @@ ELSEWHERE = ("target-file-drop",
              "verify-clean", "verify-end",
              "latency-look", "twin", "guest-cont", "window-persist", "window", "drop-look",
              "drop-stop", "twin-drop", "drop-cont", "drop-prove")
-
-
 # Only of volumes that have a role on each host: the matrix, and tests/drbd-lab.
 OF_ROLES = ("target-attach", "source-release")
+# Only of --strategy base: test_base kills at some of them, the matrix at each.
+OF_BASE = ("overlay-create", "overlay-file", "overlay-format", "overlay-node", "freeze",
+           "base-copy", "landing-create", "landing-file", "landing-format", "landing-node",
+           "base-commit", "base-prove", "landing-close", "landing-file-close", "landing-remove",
+           "overlay-close", "overlay-file-close", "overlay-remove")
 
 
 def group_move(scene, step, n):
@@ -112,7 +115,8 @@ def kill_everywhere(lab, half, state):
     or the end of another of its steps; recover must end it either way."""
     scene = Scene(lab, ["raw", "qcow2", "raw"])
     ends = {}
-    for n, step in enumerate(lab.share(lab.qpivot.steps("move", ELSEWHERE + OF_ROLES), half)):
+    steps = lab.qpivot.steps("move", ELSEWHERE + OF_ROLES + OF_BASE)
+    for n, step in enumerate(lab.share(steps, half)):
         before = dict(scene.now)
         e, targets = group_move(scene, step, n)
         e.kill_at(step, state)
