@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from lab import check
-from lab.proc import wait_for
+from lab.proc import SCALE, wait_for
 from lab.qemu import Disk
 from lab.runner import LIVE, needs, timeout
 from lab.storage import (BlockVolume, FileVolume, MiB, NbdVolume, NfsVolume, RbdVolume,
@@ -231,7 +231,8 @@ def test_nothing_is_left_of_bad_tests(lab):
     print(text)
     assert p.returncode == 1
     assert text.strip().endswith("1 passed, 4 failed, 1 skipped")
-    for why in ("left behind", "planted failure", "no end after 6 s", "process died"):
+    end = f"no end after {6 * SCALE:g} s"
+    for why in ("left behind", "planted failure", end, "process died"):
         assert why in text, why
     assert_nothing_left(before)
 
