@@ -152,6 +152,7 @@ int linstor_look_definition(struct linstor_session *session,
                        "what the controller tells of it cannot be understood");
     }
     ret->there = true;
+    ret->plain = linstor_is_plain(json_object_get(reply.json, "layer_data"));
     (void)snprintf(ret->identity, sizeof(ret->identity), "linstor:%s", uuid);
     (void)snprintf(ret->group, sizeof(ret->group), "%s", group);
     (void)snprintf(ret->mark, sizeof(ret->mark), "%s",
@@ -487,16 +488,17 @@ static int look_absent(struct linstor_session *session, struct volume_info *ret,
     int r = path == NULL ? -ENOMEM
                          : get(session, path, "cannot look at the group",
                                LINSTOR_NO_GROUP, &absent, &reply, errp);
+    const json_t *filter = json_object_get(reply.json, "select_filter");
     if (r == 0 && absent) {
         r = err_set(errp, -ENOENT, self->volume.name,
                     "there is no resource group '%s'", self->group);
     }
     if (r == 0) {
-        r = look_pools(session, json_object_get(reply.json, "select_filter"),
-                       &thin, errp);
+        r = look_pools(session, filter, &thin, errp);
     }
     if (r == 0) {
-        ret->stale = !thin;
+        ret->stale =
+            !thin || !linstor_is_plain(json_object_get(filter, "layer_stack"));
         look_space(session, ret);
     }
     return r;

@@ -269,9 +269,9 @@ static bool is_here(const struct linstor_replica *replica)
     return replica != NULL && !replica->tiebreaker && !replica->deleting;
 }
 
-/* How many replicas the group wants. */
-static int look_count(const struct making *making, unsigned *ret,
-                      struct err **errp)
+/* How many replicas the group wants, and whether it names no other layers. */
+static int look_group(const struct making *making, unsigned *ret_count,
+                      bool *ret_plain, struct err **errp)
 {
     _cleanup_reply_ struct linstor_reply reply = {0};
     _cleanup_free_ char *path =
@@ -283,9 +283,12 @@ static int look_count(const struct making *making, unsigned *ret,
         r = linstor_check(making->self, "cannot look at the group", &reply,
                           NULL, errp);
     }
-    json_int_t count = json_integer_value(json_object_get(
-        json_object_get(reply.json, "select_filter"), "place_count"));
-    *ret = count > 0 && count < LINSTOR_NODES ? (unsigned)count : 1;
+    const json_t *filter = json_object_get(reply.json, "select_filter");
+    json_int_t count =
+        json_integer_value(json_object_get(filter, "place_count"));
+    *ret_count = count > 0 && count < LINSTOR_NODES ? (unsigned)count : 1;
+    *ret_plain =
+        r == 0 && linstor_is_plain(json_object_get(filter, "layer_stack"));
     return r;
 }
 
@@ -302,7 +305,8 @@ static int autoplace(struct making *making, struct err **errp)
     }
     int r = linstor_call(making->session, "POST", path, body, &reply, &err);
     if (r == LINSTOR_E_LOST) {
-        return look_count(making, &making->replicas, errp);
+        bool plain = false;
+        return look_group(making, &making->replicas, &plain, errp);
     }
     if (r == 0) {
         r = linstor_check(self, "cannot be placed", &reply, NULL, &err);
@@ -401,7 +405,10 @@ static int tell_made(const struct making *making, struct volume_info *ret,
                     "was made with %" PRIu64 " bytes, not %" PRIu64, ret->size,
                     making->size);
     }
-    ret->zero = r == 0 && linstor_view_is_thin(&view);
+    unsigned count = 0;
+    bool plain = false;
+    ret->zero = r == 0 && definition.plain && linstor_view_is_thin(&view) &&
+                look_group(making, &count, &plain, NULL) == 0 && plain;
     return r;
 }
 

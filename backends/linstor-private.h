@@ -106,6 +106,7 @@ struct linstor_replica {
     bool answers; /* the satellite does; else what follows is not known */
     bool in_use;
     bool drbd;
+    bool plain; /* nothing is between DRBD and what it is stored on */
     char device[96];
     char disk[32];  /* "UpToDate" */
     char pool[16];  /* "LVM_THIN" */
@@ -135,10 +136,15 @@ const struct linstor_replica *linstor_view_user(
 /* One whose state is not known, or NULL. */
 const struct linstor_replica *linstor_view_silent(
     const struct linstor_view *view);
-/* Every replica with a disk is thin, and there is one. */
+/* Every replica with a disk is thin and plain, and there is one. */
 bool linstor_view_is_thin(const struct linstor_view *view);
 /* The kinds of pool that a volume reads as zeroes on until it is written. */
 bool linstor_is_thin(const char *provider_kind);
+/*
+ * A layer_stack or layer_data names DRBD and STORAGE only, or nothing: what is
+ * between them makes something else of zeroes that nobody has written.
+ */
+bool linstor_is_plain(const json_t *layers);
 /* volume_info.degraded; "" if every copy gets every write. */
 void linstor_view_degraded(const struct linstor_view *view, const char *node,
                            char ret[96], bool *ret_heals);
@@ -148,6 +154,7 @@ void linstor_view_degraded(const struct linstor_view *view, const char *node,
 struct linstor_definition {
     bool there;
     bool deleting;
+    bool plain; /* as far as it tells of its layers */
     char identity[64];
     char group[LINSTOR_NAME * 2];
     char mark[64]; /* the operation's and disk's, or "" */

@@ -149,6 +149,12 @@ static void read_flags(const json_t *flags, struct linstor_replica *ret)
     }
 }
 
+static bool layer_is(const json_t *layer, const char *kind)
+{
+    const char *type = json_string_value(json_object_get(layer, "type"));
+    return type != NULL && strcasecmp(type, kind) == 0;
+}
+
 static void read_connections(const json_t *drbd, struct linstor_replica *ret)
 {
     const char *peer = NULL;
@@ -177,6 +183,20 @@ static uint64_t kib_of(const json_t *json, const char *key)
                : UINT64_MAX;
 }
 
+/* By the tree that there is: DRBD, and below it STORAGE alone. */
+static bool is_plain_tree(const json_t *layer)
+{
+    const json_t *below = json_object_get(layer, "children");
+    bool plain = layer_is(layer, "DRBD") && json_array_size(below) > 0;
+    size_t i = 0;
+    const json_t *child = NULL;
+    json_array_foreach(below, i, child) {
+        plain = plain && layer_is(child, "STORAGE") &&
+                json_array_size(json_object_get(child, "children")) == 0;
+    }
+    return plain;
+}
+
 static void read_volume(const json_t *entry, struct linstor_replica *ret)
 {
     const json_t *layer = json_object_get(entry, "layer_object");
@@ -186,6 +206,7 @@ static void read_volume(const json_t *entry, struct linstor_replica *ret)
     const json_t *volume = json_array_get(json_object_get(entry, "volumes"), 0);
     const json_t *state = json_object_get(volume, "state");
     ret->drbd = drbd != NULL;
+    ret->plain = is_plain_tree(layer);
     copy_text(ret->device, sizeof(ret->device), volume, "device_path");
     copy_text(ret->pool, sizeof(ret->pool), volume, "provider_kind");
     copy_text(ret->disk, sizeof(ret->disk), state, "disk_state");
@@ -271,12 +292,30 @@ bool linstor_is_thin(const char *kind)
            str_eq(kind, "ZFS_THIN");
 }
 
+/* Its elements are names, or objects with a type. */
+bool linstor_is_plain(const json_t *layers)
+{
+    size_t i = 0;
+    const json_t *layer = NULL;
+    json_array_foreach(layers, i, layer) {
+        const json_t *type =
+            json_is_object(layer) ? json_object_get(layer, "type") : layer;
+        const char *name = json_string_value(type);
+        if (name == NULL || (strcasecmp(name, "DRBD") != 0 &&
+                             strcasecmp(name, "STORAGE") != 0)) {
+            return false;
+        }
+    }
+    return layers == NULL || json_is_null(layers) || json_is_array(layers);
+}
+
 bool linstor_view_is_thin(const struct linstor_view *view)
 {
     bool any = false;
     for (unsigned i = 0; i < view->n; i++) {
         const struct linstor_replica *replica = &view->replicas[i];
-        if (!replica->diskless && !linstor_is_thin(replica->pool)) {
+        if (!replica->diskless &&
+            (!replica->plain || !linstor_is_thin(replica->pool))) {
             return false;
         }
         any = any || !replica->diskless;

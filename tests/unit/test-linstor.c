@@ -203,6 +203,78 @@ Test(linstor, thick_pools_promise_no_zeroes)
     cr_assert_not(created(volume).zero);
 }
 
+/* What is encrypted or cached reads as anything where nobody has written. */
+Test(linstor, layer_below_drbd_promises_no_zeroes)
+{
+    static const struct {
+        const char *const args[5];
+        bool stale, zero;
+    } cases[] = {
+        {{"--layer", "LUKS", "--layer", "CACHE", NULL},                     false, false},
+        {{"--layer", "SOMETHING", "--rest", "1.28.0", NULL},                false, false},
+        {{"--definition", "DRBD,LUKS,STORAGE", "--rest", "1.28.0", NULL},
+         false,                                                                    false},
+        {{"--stack", "drbd,luks,storage", "--rest", "1.28.0", NULL},
+         true,                                                                     false},
+        {{"--stack", "drbd,storage", "--definition", "DRBD,STORAGE", NULL},
+         false,                                                                    true },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        _cleanup_free_ char *name = str_printf("at%zu", i);
+        cr_assert_eq(mkdir(in(name), 0700), 0);
+        start_at(in(name), port, cases[i].args);
+        _cleanup_free_ char *rest = str_printf("r%zu?node=alpha", i);
+        _cleanup_(volume_freep) struct volume *volume = parsed(rest);
+        cr_assert_eq(probed(volume).stale, cases[i].stale, "%zu", i);
+        cr_assert_eq(created(volume).zero, cases[i].zero, "%zu", i);
+    }
+    json_auto_t *odd = json_pack("[i]", 1);
+    json_auto_t *text = json_string("DRBD");
+    cr_assert_not(linstor_is_plain(odd));
+    cr_assert_not(linstor_is_plain(text));
+    cr_assert(linstor_is_plain(NULL));
+    cr_assert(linstor_is_plain(json_null()));
+}
+
+/* Servers that tell no tree, or another one, promise nothing. */
+Test(linstor, view_without_its_layers_promises_no_zeroes)
+{
+    static const struct {
+        const char *layers;
+        bool thin;
+    } trees[] = {
+        {"{}",                                                               false},
+        {"{'type': 'DRBD', 'drbd': {}}",                                     false},
+        {"{'type': 'DRBD', 'children': []}",                                 false},
+        {"{'type': 'DRBD', 'children': [{}]}",                               false},
+        {"{'type': 'STORAGE', 'children': [{'type': 'STORAGE'}]}",           false},
+        {"{'type': 'DRBD', 'children': [{'type': 'STORAGE'}]}",              true },
+        {"{'type': 'DRBD', 'children': [{'type': 'STORAGE'},"
+         " {'type': 'STORAGE', 'resource_name_suffix': '.meta'}]}", true },
+        {"{'type': 'DRBD', 'children': [{'type': 'STORAGE', 'children':"
+         " [{'type': 'LUKS'}]}]}",                                  false},
+        {"{'type': 'DRBD', 'children': [{'type': 'LUKS', 'children':"
+         " [{'type': 'STORAGE'}]}]}",                               false},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(trees); i++) {
+        _cleanup_view_ struct linstor_view view = {0};
+        char text[512];
+        (void)snprintf(text, sizeof(text),
+                       "[{'name': 'r', 'node_name': 'a', 'layer_object': %s,"
+                       " 'volumes': [{'provider_kind': 'LVM_THIN'}]}]",
+                       trees[i].layers);
+        for (char *c = text; *c != '\0'; c++) {
+            *c = *c == '\'' ? '"' : *c;
+        }
+        json_auto_t *json = json_loads(text, 0, NULL);
+        cr_assert_not_null(json, "%s", text);
+        cr_assert_eq(linstor_view_read(json, "r", &view, NULL), 0);
+        cr_assert_eq(linstor_view_is_thin(&view), trees[i].thin, "%s", text);
+    }
+}
+
 Test(linstor, existing_resource_is_looked_at)
 {
     static const char *const args[] = {"--had", "mine=8192:alpha,beta,?gamma",
