@@ -133,8 +133,9 @@ static char *base_of(const struct linstor_volume *self, const char *at,
     const char *colon = memchr(from, ':', length - (size_t)(from - at));
     bool tls = self->tls;
     if (colon != NULL) {
-        tls =
-            tls || strncmp(colon, ":3371", length - (size_t)(colon - at)) == 0;
+        size_t rest = length - (size_t)(colon - at);
+        tls = tls ||
+              (rest == strlen(":3371") && strncmp(colon, ":3371", rest) == 0);
         return str_printf("%s://%.*s", tls ? "https" : "http", (int)length, at);
     }
     return str_printf("%s://%.*s:%d", tls ? "https" : "http", (int)length, at,
@@ -238,6 +239,10 @@ static int set_access(const struct linstor_session *session)
     }
     if (code == CURLE_OK && self->key != NULL) {
         code = curl_easy_setopt(curl, CURLOPT_SSLKEY, self->key);
+    }
+    /* Else OpenSSL asks whoever sits at the terminal, and waits for him. */
+    if (code == CURLE_OK && self->cert != NULL) {
+        code = curl_easy_setopt(curl, CURLOPT_KEYPASSWD, "");
     }
     if (session->secret == NULL || !is_tls(session) || code != CURLE_OK) {
         return code == CURLE_OK ? 0 : -ENOMEM;

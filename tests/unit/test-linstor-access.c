@@ -7,7 +7,7 @@ TestSuite(linstor_access, .init = prepare, .fini = tidy, .timeout = 120);
 /* --- which controller, and as whom --- */
 
 /* A certificate for 127.0.0.1 that has signed itself. */
-static void make_certificate(const char *cert, const char *key)
+static void make_certificate(const char *cert, const char *key, bool encrypted)
 {
     pid_t pid = fork();
     int status = -1;
@@ -16,7 +16,8 @@ static void make_certificate(const char *cert, const char *key)
         int null = open("/dev/null", O_RDWR | O_CLOEXEC);
         (void)dup2(null, STDERR_FILENO);
         (void)execlp("openssl", "openssl", "req", "-x509", "-newkey", "ec",
-                     "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+                     "-pkeyopt", "ec_paramgen_curve:P-256", "-passout",
+                     "pass:SECRET", encrypted ? "-batch" : "-nodes", "-days",
                      "2", "-subj", "/CN=controller", "-addext",
                      "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",
                      cert, NULL);
@@ -36,7 +37,7 @@ static void start_tls(const char *const *more)
     unsigned n = 3;
     cert_path = strdup(in("cert.pem"));
     key_path = strdup(in("key.pem"));
-    make_certificate(cert_path, key_path);
+    make_certificate(cert_path, key_path, false);
     args[1] = cert_path;
     args[2] = key_path;
     while (*more != NULL) {
@@ -129,6 +130,42 @@ Test(linstor_access, name_and_password_or_a_certificate_are_shown)
                  err != NULL ? err->desc : "?");
     free(cert_path);
     free(key_path);
+}
+
+/* Whoever is asked for its passphrase, the engine stands still meanwhile. */
+Test(linstor_access, encrypted_key_asks_nobody)
+{
+    int typed[2];
+    char left[8] = "";
+    static const char *const args[] = {NULL};
+    start_tls(args);
+    make_certificate(in("own.pem"), in("own.key"), true);
+    _cleanup_free_ char *options =
+        str_printf("tls=yes&ca=%s&cert=%s&key=%s", cert_path, in("own.pem"),
+                   in("own.key"));
+    (void)setsid(); /* without a terminal it asks standard input */
+    cr_assert_eq(pipe2(typed, O_CLOEXEC), 0);
+    cr_assert_eq(write(typed[1], "SECRET\n", 7), 7);
+    cr_assert_eq(close(typed[1]), 0);
+    cr_assert_eq(dup2(typed[0], STDIN_FILENO), STDIN_FILENO);
+    assert_refused(options, -EHOSTUNREACH, NULL);
+    cr_assert_eq(read(STDIN_FILENO, left, sizeof(left)), 7, "it was asked for");
+    free(cert_path);
+    free(key_path);
+}
+
+Test(linstor_access, port_alone_tells_of_tls)
+{
+    static const char *const hosts[] = {"127.0.0.1:33", "127.0.0.1:337"};
+    for (size_t i = 0; i < ARRAY_SIZE(hosts); i++) {
+        _cleanup_err_ struct err *err = NULL;
+        _cleanup_free_ char *wanted = str_printf(" http://%s:", hosts[i]);
+        cr_assert_eq(probe_with(hosts[i], "", &err), -EHOSTUNREACH);
+        cr_assert_not_null(strstr(err->desc, wanted), "%s", err->desc);
+    }
+    _cleanup_err_ struct err *err = NULL;
+    cr_assert_lt(probe_with("127.0.0.1:3371", "", &err), 0);
+    cr_assert_not_null(strstr(err->desc, "https://"), "%s", err->desc);
 }
 
 Test(linstor_access, first_controller_that_is_healthy_is_asked)
