@@ -78,7 +78,8 @@ struct volume_info {
      * and not yet written out; "" where nothing tells, or nothing can be lost.
      */
     char life[40];
-    bool torn; /* answer: it is there, and its end cannot be read */
+    bool torn;  /* answer: it is there, and its end cannot be read */
+    bool rival; /* answer, which fails then: another host has it open, too */
     /*
      * How it stands on this host, for detach to give back; "": QEMU can open
      * it as it is, and attach has nothing to do.

@@ -368,6 +368,22 @@ int linstor_probe(struct volume *volume, struct volume_info *ret,
     return r < 0 ? r : linstor_tell(self, &definition, &view, node, ret, errp);
 }
 
+/*
+ * Two QEMUs on one disk: whatever else it is, it is no target any more. Where
+ * this host has not got it open, another one's may be the QEMU that it is for.
+ */
+static int check_alone(const struct linstor_volume *self,
+                       const struct linstor_view *view, const char *node,
+                       struct volume_info *ret, struct err **errp)
+{
+    const struct linstor_replica *here = linstor_view_at(view, node);
+    const struct linstor_replica *rival = linstor_view_rival(view, node);
+    ret->rival = here != NULL && here->in_use && rival != NULL;
+    return !ret->rival ? 0
+                       : err_set(errp, -EBUSY, self->volume.name,
+                                 "is in use on node '%s', too", rival->node);
+}
+
 /* What is open is read from, too: by who has it open, it is promoted. */
 int linstor_answer(struct volume *volume, struct volume_info *ret,
                    struct err **errp)
@@ -389,6 +405,9 @@ int linstor_answer(struct volume *volume, struct volume_info *ret,
         return r;
     }
     r = linstor_look_view(&session, &view, errp);
+    if (r == 0) {
+        r = check_alone(self, &view, node, ret, errp);
+    }
     const struct linstor_replica *here =
         r == 0 ? linstor_view_at(&view, node) : NULL;
     if (r == 0) {

@@ -133,6 +133,9 @@ const struct linstor_replica *linstor_view_at(const struct linstor_view *view,
 /* Who has it open; NULL: nobody who answers. */
 const struct linstor_replica *linstor_view_user(
     const struct linstor_view *view);
+/* Who has it open on another node than this one; NULL: nobody who answers. */
+const struct linstor_replica *linstor_view_rival(
+    const struct linstor_view *view, const char *node);
 /* One whose state is not known, or NULL. */
 const struct linstor_replica *linstor_view_silent(
     const struct linstor_view *view);

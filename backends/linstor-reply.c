@@ -275,6 +275,18 @@ const struct linstor_replica *linstor_view_user(const struct linstor_view *view)
     return NULL;
 }
 
+const struct linstor_replica *linstor_view_rival(
+    const struct linstor_view *view, const char *node)
+{
+    for (unsigned i = 0; i < view->n; i++) {
+        const struct linstor_replica *at = &view->replicas[i];
+        if (at->in_use && strcasecmp(at->node, node) != 0) {
+            return at;
+        }
+    }
+    return NULL;
+}
+
 const struct linstor_replica *linstor_view_silent(
     const struct linstor_view *view)
 {

@@ -84,6 +84,9 @@ static void learn_on_answer(struct act *act, const struct err *err,
                                      info->identity, "life", info->life, "size",
                                      (json_int_t)info->size, "degraded",
                                      info->degraded, "heals", info->heals));
+    } else if (err != NULL && info->rival) {
+        act_end(act, err);
+        return;
     } else {
         _cleanup_free_ char *text = err != NULL ? err_text(err) : NULL;
         act_warn(act,
@@ -130,7 +133,9 @@ static void watch_on_answer(struct act *act, void *data, const struct err *err,
 {
     struct alive_watch *watch = data;
     alive_answered(&watch->alive, act_now_ms(act), err == NULL);
-    if (err != NULL) {
+    if (err != NULL && result->info.rival) {
+        (void)snprintf(watch->changed, sizeof(watch->changed), "%s", err->desc);
+    } else if (err != NULL) {
         _cleanup_free_ char *text = err_text(err);
         (void)snprintf(watch->why, sizeof(watch->why), ": %s",
                        text != NULL ? text : "out of memory");

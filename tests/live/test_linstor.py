@@ -100,6 +100,26 @@ def test_faults_of_the_controller_lead_back_or_do_not_matter(lab):
 
 
 @timeout(120)
+def test_a_target_that_another_node_opens_is_no_target(lab):
+    there = controller(lab)
+    scene = Scene(lab, ["raw"], boot=False)
+    before = scene.vm.state()
+    target = there.volume()
+    e = scene.start_move({"d0": target}, *SLOW)
+    e.wait_event("progress", lambda x: x.get("bytes", 0) > 0, 60)
+    user = there.folder / "in-use.beta"
+    user.touch()
+    r = e.wait(90)
+    assert r.rc == 3 and "is in use on node 'beta', too" in r.text, r
+    assert target.exists(), "what is in use is not removed"
+    user.unlink()
+    r = lab.qpivot.run("recover", "--undo", "--json")
+    assert r.rc == 0, r
+    assert_nothing_left(there, target)
+    assert scene.vm.state() == before
+
+
+@timeout(120)
 def test_odd_sizes_and_thick_pools(lab):
     """A source that is no whole number of KiB gets a larger target; what thick
     pools held before does not show."""

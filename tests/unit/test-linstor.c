@@ -323,6 +323,23 @@ Test(linstor, silence_of_a_node_is_no_leave)
     cr_assert_eq(answer.size, 8 * MIB);
 }
 
+Test(linstor, user_on_another_node_is_no_answer)
+{
+    static const char *const args[] = {"--had", "mine=8192:alpha,beta", NULL};
+    start(args);
+    _cleanup_(volume_freep) struct volume *volume =
+        parsed("mine?node=Alpha&existing=yes");
+    struct volume_info answer;
+    _cleanup_err_ struct err *err = NULL;
+    put("in-use.beta", "");
+    cr_assert_eq(volume->ops->answer(volume, &answer, NULL), 0);
+    cr_assert_not(answer.rival, "it is not open here");
+    put("in-use.alpha", "");
+    cr_assert_eq(volume->ops->answer(volume, &answer, &err), -EBUSY);
+    cr_assert_not_null(strstr(err->desc, "'beta'"));
+    cr_assert(answer.rival);
+}
+
 /* --- making available --- */
 
 static struct volume_planned away(const char *identity)
