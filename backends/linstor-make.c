@@ -25,8 +25,8 @@ enum {
     KIB = 1024,
     SIZE_MIN = 3 << 20, /* below that pools of some kinds refuse */
     REST_EXACT = 1022,  /* sizes to the byte, and properties with a spawn */
-    CREATE_MS = 600000,
-    REMOVE_MS = 300000,
+    CREATE_MS = LINSTOR_CREATE_MS,
+    REMOVE_MS = LINSTOR_REMOVE_MS,
     APPEARS_MS = 10000, /* what was asked for, though the answer is lost */
     CLOSES_MS = 10000,  /* QEMU and DRBD let go a little later */
 };
@@ -47,7 +47,7 @@ static int wait_ready(const struct making *making, struct err **errp);
 static int tell_made(const struct making *making, struct volume_info *ret,
                      struct err **errp);
 static int take_away(struct linstor_session *session, const char *temp,
-                     const char *identity, struct err **errp);
+                     const char *identity, bool unseen, struct err **errp);
 static int wait_closed(struct linstor_session *session, bool known,
                        const char *node, struct err **errp);
 static int wait_gone(struct linstor_session *session, struct err **errp);
@@ -90,12 +90,24 @@ static int make(struct making *making, struct volume_info *ret,
     return r == 0 ? tell_made(making, ret, errp) : r;
 }
 
+/* What it is refused for can pass, or somebody know better. */
+static void hint_delete(const struct linstor_volume *self, int r,
+                        struct err **errp)
+{
+    if (r < 0 && r != -ESTALE && r != -ENOTEMPTY) {
+        err_hint(errp,
+                 "when nobody uses it: 'linstor resource-definition"
+                 " delete %s'",
+                 self->resource);
+    }
+}
+
 /* Whoever has no step of his own for that needs it gone when it failed. */
 static void clean_up(struct making *making)
 {
     _cleanup_session_ struct linstor_session again = {0};
     if (linstor_session_open(&again, making->self, REMOVE_MS, NULL) == 0) {
-        (void)take_away(&again, making->temp, NULL, NULL);
+        (void)take_away(&again, making->temp, NULL, true, NULL);
     }
 }
 
@@ -103,7 +115,7 @@ int linstor_create(struct volume *volume, const char *temp, uint64_t size,
                    struct volume_info *ret, struct err **errp)
 {
     _cleanup_session_ struct linstor_session session = {0};
-    struct linstor_definition there;
+    struct linstor_definition there = {0};
     struct making making = {.session = &session,
                             .self = linstor_of(volume),
                             .temp = temp,
@@ -114,10 +126,14 @@ int linstor_create(struct volume *volume, const char *temp, uint64_t size,
         r = linstor_look_definition(&session, &there, errp);
     }
     if (r == 0 && there.there) {
-        r = str_eq(there.mark, temp) ? take_away(&session, temp, NULL, errp)
-                                     : volume_taken(volume, errp);
+        r = str_eq(there.mark, temp)
+                ? take_away(&session, temp, NULL, false, errp)
+                : volume_taken(volume, errp);
     }
     if (r < 0) {
+        if (there.there && str_eq(there.mark, temp)) {
+            hint_delete(making.self, r, errp);
+        }
         return r;
     }
     r = make(&making, ret, errp);
@@ -442,14 +458,9 @@ int linstor_remove(struct volume *volume, const char *temp,
     _cleanup_session_ struct linstor_session session = {0};
     int r = linstor_session_open(&session, linstor_of(volume), REMOVE_MS, errp);
     if (r == 0) {
-        r = take_away(&session, temp, identity, errp);
+        r = take_away(&session, temp, identity, false, errp);
     }
-    if (r < 0 && r != -ESTALE) {
-        err_hint(errp,
-                 "when nobody uses it: 'linstor resource-definition"
-                 " delete %s'",
-                 linstor_of(volume)->resource);
-    }
+    hint_delete(linstor_of(volume), r, errp);
     return r;
 }
 
@@ -473,12 +484,53 @@ static int check_ours(const struct linstor_volume *self,
 }
 
 /*
+ * Somebody may have put a volume of his own beside ours, and it would go with
+ * it. 1: nobody has; 0: the definition is gone.
+ */
+static int check_single(struct linstor_session *session, struct err **errp)
+{
+    const struct linstor_volume *self = session->self;
+    _cleanup_reply_ struct linstor_reply reply = {0};
+    _cleanup_err_ struct err *err = NULL;
+    _cleanup_free_ char *path = str_printf(
+        "/v1/resource-definitions/%s/volume-definitions", self->resource);
+    unsigned code = 0;
+    int r = path == NULL
+                ? -ENOMEM
+                : linstor_call(session, "GET", path, NULL, &reply, &err);
+    if (r == 0) {
+        r = linstor_check(self, "cannot look at its volume", &reply, &code,
+                          &err);
+    }
+    if (r < 0) {
+        bool gone = code == LINSTOR_NO_DEFINITION;
+        if (!gone && errp != NULL) {
+            *errp = TAKE_PTR(err);
+        }
+        return gone ? 0 : r;
+    }
+    const json_t *number =
+        json_object_get(json_array_get(reply.json, 0), "volume_number");
+    if (json_array_size(reply.json) == 1 && json_is_integer(number) &&
+        json_integer_value(number) == 0) {
+        return 1;
+    }
+    (void)err_set(errp, -ENOTEMPTY, self->volume.name,
+                  "holds not just the one volume that was made: it is left"
+                  " alone");
+    err_hint(errp, "see 'linstor volume-definition list -r %s'",
+             self->resource);
+    return -ENOTEMPTY;
+}
+
+/*
  * A server before 1.33.2 marks what is in use as to be deleted, and then
- * deletes it once it is closed: so it is asked before. One that nobody can
- * have opened yet, as its making failed, needs no word of each satellite.
+ * deletes it once it is closed: so it is asked before. Only who has just made
+ * it, and has told nobody ('unseen'), needs no word of each satellite: later
+ * somebody may have found it and opened it.
  */
 static int take_away(struct linstor_session *session, const char *temp,
-                     const char *identity, struct err **errp)
+                     const char *identity, bool unseen, struct err **errp)
 {
     const struct linstor_volume *self = session->self;
     struct linstor_definition there;
@@ -492,7 +544,10 @@ static int take_away(struct linstor_session *session, const char *temp,
         r = check_ours(self, &there, temp, identity, errp);
     }
     if (r > 0) {
-        r = wait_closed(session, identity != NULL, NULL, errp);
+        r = check_single(session, errp);
+    }
+    if (r > 0) {
+        r = wait_closed(session, !unseen, NULL, errp);
         r = r == 0 ? 1 : r;
     }
     if (r <= 0) {

@@ -185,6 +185,9 @@ extern const char linstor_state_away[]; /* it is not on this node */
 
 /* --- linstor-make.c --- */
 
+/* How long one may go on with the controller; what fails to make removes. */
+enum { LINSTOR_CREATE_MS = 600000, LINSTOR_REMOVE_MS = 300000 };
+
 uint64_t linstor_round(uint64_t size);
 int linstor_create(struct volume *volume, const char *temp, uint64_t size,
                    struct volume_info *ret, struct err **errp);

@@ -24,8 +24,14 @@
 #include "uri.h"
 #include "volume.h"
 
-/* All that one of them waits for, one after the other. */
-enum { CHANGE_MS = 900000 };
+/*
+ * All that one of them waits for, one after the other, and what it needs to
+ * begin and to end: left a moment too early, it would park.
+ */
+enum {
+    SLACK_MS = 60000,
+    CHANGE_MS = LINSTOR_CREATE_MS + LINSTOR_REMOVE_MS + SLACK_MS,
+};
 
 static struct linstor_volume *own(const struct volume *volume)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a LINSTOR resource is, and what is done to it, whatever goes wrong. */
+#include "backends/registry.h"
 #include "linstor-fixture.h"
 
 TestSuite(linstor, .init = prepare, .fini = tidy, .timeout = 120);
@@ -615,10 +616,59 @@ Test(linstor, nothing_is_removed_that_may_be_in_use)
     put("faults", "DELETE r1 refuse 997");
     cr_assert_eq(volume->ops->remove(volume, TEMP, info.identity, NULL),
                  -EBUSY);
+    /* Nor is what a killed one has made, as that may be long ago. */
+    _cleanup_err_ struct err *err = NULL;
+    struct volume_info again;
+    unsigned before = n_calls("DELETE", "");
     put("silent.beta", "");
-    cr_assert_eq(volume->ops->remove(volume, TEMP, NULL, NULL), 0,
-                 "its making failed: nobody can have opened it");
+    cr_assert_eq(volume->ops->remove(volume, TEMP, NULL, &err), -EBUSY);
+    cr_assert_not_null(strstr(err->hint, "resource-definition delete r1"));
+    _cleanup_err_ struct err *earlier = NULL;
+    cr_assert_eq(create(volume, &again, &earlier), -EBUSY, "an earlier try");
+    cr_assert_not_null(strstr(earlier->hint, "resource-definition delete r1"));
+    cr_assert_eq(n_calls("DELETE", ""), before);
+    (void)unlink(in("silent.beta"));
+    cr_assert_eq(volume->ops->remove(volume, TEMP, NULL, NULL), 0);
     assert_nothing_left("silence");
+}
+
+/* Nobody but who makes it knows of it. */
+Test(linstor, silence_does_not_keep_what_is_not_made_yet)
+{
+    start(NULL);
+    _cleanup_(volume_freep) struct volume *volume = parsed("r1?node=alpha");
+    struct volume_info info;
+    put("silent.beta", "");
+    put("faults", "POST make-available not-ready 9999");
+    cr_assert_eq(create(volume, &info, NULL), -ETIMEDOUT);
+    assert_nothing_left("silence");
+}
+
+Test(linstor, nothing_is_removed_that_others_have_put_a_volume_into)
+{
+    static const char *const volumes[] = {"[0, 1]", "[1]"};
+    start(NULL);
+    _cleanup_(volume_freep) struct volume *volume = parsed("r1?node=alpha");
+    struct volume_info info = created(volume), again;
+    for (size_t i = 0; i < ARRAY_SIZE(volumes); i++) {
+        _cleanup_err_ struct err *err = NULL;
+        put("volumes", volumes[i]);
+        cr_assert_eq(volume->ops->remove(volume, TEMP, info.identity, &err),
+                     -ENOTEMPTY, "%s", volumes[i]);
+        cr_assert_null(strstr(err->hint, "delete"));
+        cr_assert_eq(volume->ops->remove(volume, TEMP, NULL, NULL), -ENOTEMPTY);
+        cr_assert_eq(create(volume, &again, NULL), -ENOTEMPTY);
+    }
+    cr_assert_eq(n_calls("DELETE", ""), 0);
+    (void)unlink(in("volumes"));
+    cr_assert_eq(volume->ops->remove(volume, TEMP, info.identity, NULL), 0);
+    assert_nothing_left("alone again");
+}
+
+Test(linstor, engine_waits_for_all_that_the_backend_waits_for)
+{
+    cr_assert_gt(backend_linstor.create_ms,
+                 LINSTOR_CREATE_MS + LINSTOR_REMOVE_MS + 30000);
 }
 
 Test(linstor, server_that_is_too_simple_is_refused)
