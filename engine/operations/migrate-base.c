@@ -209,13 +209,20 @@ static void base_on_look(struct act *act, const struct err *err, json_t *result)
     act_end(act, NULL);
 }
 
+/* In its format, so with all that it stands on itself. */
 void migrate_look_base_there(struct act *act)
 {
     const struct plan_disk *disk = act_disk(act);
-    act_qmp(act, "blockdev-add",
-            target_look_arguments(act_op_id(act), disk,
-                                  text_of(disk->linked, "file")),
-            base_on_look);
+    const char *format = text_of(disk->linked, "format");
+    json_t *args = target_look_arguments(act_op_id(act), disk,
+                                         text_of(disk->linked, "file"));
+    if (!str_eq(format, "raw")) {
+        (void)json_object_set_new(args, "file",
+                                  json_pack("{s:s, s:b, s:O}", "driver", format,
+                                            "read-only", 1, "file",
+                                            json_object_get(args, "file")));
+    }
+    act_qmp(act, "blockdev-add", args, base_on_look);
 }
 
 /* --- proving it --- */

@@ -12,7 +12,6 @@ bool shareable_is_suspected(const struct plan *plan,
 {
     (void)plan;
     return json_is_true(json_object_get(disk->before, "shares_writes")) &&
-           disk->device != NULL && disk->device[0] == '/' &&
            !str_eq(disk->how, "share") && !str_eq(disk->how, "skip");
 }
 
@@ -20,8 +19,13 @@ bool shareable_is_suspected(const struct plan *plan,
 static void look_on_reply(struct act *act, const struct err *err,
                           json_t *result)
 {
-    if (err == NULL && json_is_true(result)) {
-        struct err *problem = NULL;
+    struct err *problem = NULL;
+    if (err != NULL && !str_eq(err->class, "GenericError")) {
+        problem = err_copy(err);
+        err_prefix(&problem, "whether others may write to '%s' is not known",
+                   act_disk(act)->disk);
+        op_problem(act_op(act), problem);
+    } else if (json_is_true(result)) {
         (void)err_set(&problem, -EPERM, act_disk(act)->disk,
                       "others may write to the disk (share-rw=on): the copy"
                       " would lack what they write");
@@ -34,8 +38,10 @@ static void look_on_reply(struct act *act, const struct err *err,
 
 void shareable_look(struct act *act)
 {
+    const char *device = act_disk(act)->device;
+    _cleanup_free_ char *path = str_printf(
+        "%s%s", device[0] == '/' ? "" : "/machine/peripheral/", device);
     act_qmp(act, "qom-get",
-            json_pack("{s:s, s:s}", "path", act_disk(act)->device, "property",
-                      "share-rw"),
+            json_pack("{s:s*, s:s}", "path", path, "property", "share-rw"),
             look_on_reply);
 }

@@ -9,6 +9,7 @@ enum {
     FIRST_IS_THROUGH = 2, /* dirty-sync-count counts the begin, too */
     PASSES_TO_JUDGE = 4,  /* passes before that prove nothing */
     FIRST_SHARE = 32,     /* of the limit: the downtime of the first pass */
+    STANDS_MS = 1000,
 };
 
 unsigned precopy_downtime_ms(unsigned limit_ms, uint64_t passes)
@@ -18,6 +19,23 @@ unsigned precopy_downtime_ms(unsigned limit_ms, uint64_t passes)
         ms *= 2;
     }
     return ms < limit_ms ? ms : limit_ms;
+}
+
+unsigned precopy_downtime(struct precopy *precopy,
+                          const struct precopy_sample *sample)
+{
+    uint64_t passes = sample->passes;
+    if (passes != precopy->passes || sample->remaining > 0) {
+        precopy->passes = passes;
+        precopy->passes_ms = sample->now_ms;
+    } else if (sample->now_ms - precopy->passes_ms >= STANDS_MS) {
+        precopy->passes_ms = sample->now_ms;
+        precopy->stands++;
+    }
+    if (precopy->stands > 0 && passes < FIRST_IS_THROUGH) {
+        passes = FIRST_IS_THROUGH;
+    }
+    return precopy_downtime_ms(precopy->downtime_ms, passes + precopy->stands);
 }
 
 /* The guest does not run here until the stream comes to its end by itself. */

@@ -33,6 +33,10 @@ struct precopy {
     bool postcopy;       /* the same, to let the guest go over */
     uint64_t postcopy_ms;
     uint64_t begun_ms;
+    unsigned downtime_ms; /* the most that the guest may stand still for */
+    uint64_t passes;      /* at the last look, and since when */
+    uint64_t passes_ms;
+    unsigned stands;   /* how often the memory was sent, and no pass began */
     unsigned throttle; /* what was told of last */
     bool told_endless;
 };
@@ -44,6 +48,13 @@ struct precopy {
  * one, and a longer one after each pass that it was too short for.
  */
 unsigned precopy_downtime_ms(unsigned limit_ms, uint64_t passes);
+
+/*
+ * The same by one look. From 9.0 QEMU begins no pass while what other devices
+ * have to send does not fit: then it grows with the time.
+ */
+unsigned precopy_downtime(struct precopy *precopy,
+                          const struct precopy_sample *sample);
 
 /*
  * One look at query-migrate. 'reason' is one phrase for the user with the

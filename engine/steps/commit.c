@@ -89,9 +89,13 @@ static enum found find(const struct act *act, const struct graph *graph,
     if (top != NULL && graph_reaches(graph, root, top)) {
         return FOUND_ON_TOP;
     }
-    return base != NULL && graph_reaches(graph, root, base) ? FOUND_BELOW
-           : back                                           ? FOUND_NOTHING
-                                                            : FOUND_ELSEWHERE;
+    if (base != NULL && graph_reaches(graph, root, base)) {
+        return FOUND_BELOW;
+    }
+    /* Another device of that name: what this one wrote is on top yet. */
+    bool holds = top != NULL && base != NULL && !completed &&
+                 graph_reaches(graph, top, base);
+    return back && !holds ? FOUND_NOTHING : FOUND_ELSEWHERE;
 }
 
 /* --- the job --- */

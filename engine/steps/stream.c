@@ -127,15 +127,27 @@ static unsigned downtime_limit(const struct plan *plan)
     return (unsigned)count_of(plan->parameters, "downtime-limit");
 }
 
+/* Bitmaps do not get less while the guest runs: what they take is no choice. */
+static unsigned first_downtime(const struct plan *plan)
+{
+    size_t i;
+    const json_t *capability;
+    json_array_foreach(plan->capabilities, i, capability) {
+        if (str_eq(text_of(capability, "capability"), "dirty-bitmaps")) {
+            return downtime_limit(plan);
+        }
+    }
+    return precopy_downtime_ms(downtime_limit(plan), 0);
+}
+
 json_t *parameters_command(const char *op, const struct plan *plan,
                            const struct plan_disk *disk)
 {
     (void)op;
     (void)disk;
     json_auto_t *first = json_copy(plan->parameters);
-    (void)json_object_set_new(
-        first, "downtime-limit",
-        json_integer(precopy_downtime_ms(downtime_limit(plan), 0)));
+    (void)json_object_set_new(first, "downtime-limit",
+                              json_integer(first_downtime(plan)));
     return json_pack("{s:s, s:O}", "execute", "migrate-set-parameters",
                      "arguments", first);
 }
@@ -332,13 +344,12 @@ static bool follow_stalls(struct act *act, const json_t *info,
     return true;
 }
 
-/* The guest runs yet: is it time to end that for the stream? */
-static enum precopy_verdict follow_judge(struct act *act, const json_t *info)
+static struct precopy_sample follow_sample(const struct act *act,
+                                           const json_t *info)
 {
-    struct following *f = act_scratch(act, sizeof(*f));
     const json_t *ram = json_object_get(info, "ram");
     uint64_t page = count_of(ram, "page-size");
-    struct precopy_sample sample = {
+    return (struct precopy_sample){
         .now_ms = act_now_ms(act),
         .passes = count_of(ram, "dirty-sync-count"),
         .remaining = count_of(ram, "remaining"),
@@ -346,6 +357,13 @@ static enum precopy_verdict follow_judge(struct act *act, const json_t *info)
         .dirty = count_of(ram, "dirty-pages-rate") * page,
         .throttle = (unsigned)count_of(info, "cpu-throttle-percentage"),
     };
+}
+
+/* The guest runs yet: is it time to end that for the stream? */
+static enum precopy_verdict follow_judge(struct act *act, const json_t *info)
+{
+    struct following *f = act_scratch(act, sizeof(*f));
+    struct precopy_sample sample = follow_sample(act, info);
     char reason[PRECOPY_REASON_MAX];
     /* Not before it is known whether there is a guest to start again. */
     if (f->gate || !f->known) {
@@ -382,30 +400,39 @@ static void follow_on_runstate(struct act *act, const struct err *err,
     act_again_on_event(act, FOLLOW_MS, follow_look);
 }
 
-/* Then what comes next is asked for. */
+/* Whether the guest runs is asked for while it does. */
+static void follow_next(struct act *act)
+{
+    const struct following *f = act_scratch(act, sizeof(*f));
+    if (f->gate) {
+        act_again_on_event(act, FOLLOW_MS, follow_look);
+    } else {
+        act_qmp(act, "query-status", NULL, follow_on_runstate);
+    }
+}
+
 static void follow_on_longer(struct act *act, const struct err *err,
                              json_t *result)
 {
     (void)err; /* it has just ended, or goes on as it was */
     (void)result;
-    act_qmp(act, "query-status", NULL, follow_on_runstate);
+    follow_next(act);
 }
 
 /* The memory changes too fast for the downtime that QEMU reckons with. */
-static bool follow_lengthen(struct act *act, const json_t *info)
+static void follow_active(struct act *act, const json_t *info)
 {
     struct following *f = act_scratch(act, sizeof(*f));
-    uint64_t passes =
-        count_of(json_object_get(info, "ram"), "dirty-sync-count");
-    unsigned ms = precopy_downtime_ms(downtime_limit(act_plan(act)), passes);
+    struct precopy_sample sample = follow_sample(act, info);
+    unsigned ms = precopy_downtime(&f->precopy, &sample);
     if (ms <= f->downtime_ms) {
-        return false;
+        follow_next(act);
+        return;
     }
     f->downtime_ms = ms;
     act_qmp(act, "migrate-set-parameters",
             json_pack("{s:I}", "downtime-limit", (json_int_t)ms),
             follow_on_longer);
-    return true;
 }
 
 static double follow_seconds(struct act *act)
@@ -454,12 +481,8 @@ static void follow_on_info(struct act *act, const struct err *err,
             return;
         }
         stream_tell(act, result, "stream", &f->told_ms);
-        bool runs = str_eq(status, "active") && !f->gate;
-        if (runs && follow_lengthen(act, result)) {
-            return;
-        }
-        if (runs) {
-            act_qmp(act, "query-status", NULL, follow_on_runstate);
+        if (str_eq(status, "active")) {
+            follow_active(act, result);
         } else {
             act_again_on_event(act, FOLLOW_MS, follow_look);
         }
@@ -499,8 +522,9 @@ static void follow_begin(struct act *act, bool gate)
                                   .suspend_ms = act_plan(act)->suspend_ms,
                                   .postcopy = act_plan(act)->postcopy,
                                   .postcopy_ms = act_plan(act)->postcopy_ms,
+                                  .downtime_ms = downtime_limit(act_plan(act)),
                                   .begun_ms = f->begun_ms};
-    f->downtime_ms = precopy_downtime_ms(downtime_limit(act_plan(act)), 0);
+    f->downtime_ms = first_downtime(act_plan(act));
     f->gate = gate;
     f->ours = was_decided(act, "suspend");
     f->known = f->ours || stream_goes_over(act);

@@ -7,7 +7,7 @@ import shutil
 from lab.pair import Pair
 from lab.proc import Proc, wait_for
 from lab.runner import timeout
-from lab.scene import Scene, volume
+from lab.scene import SIZE, Scene, volume
 
 FIRMWARE = "/usr/share/seabios/bios-256k.bin"
 
@@ -61,6 +61,20 @@ def test_the_firmware_s_variables_go_to_another_host(lab):
         "d0": "share"}, r.disks
     assert content(lab, "there-vars.fd") == content(lab, "vars.fd")
     pair.judge()
+
+
+@timeout(60)
+def test_a_scsi_disk_that_others_may_write_to_is_not_copied(lab):
+    """QEMU tells its id where it tells another one's path."""
+    shared = volume(lab, "raw").create(lab.install, SIZE)
+    node = {"driver": "raw", "node-name": "n-shared",
+            "file": {"driver": "file", "filename": shared.path}}
+    vm = lab.vm([], boot=False, argv=[
+        "-blockdev", json.dumps(node), "-device", "virtio-scsi-pci", "-device",
+        "scsi-hd,id=shared,drive=n-shared,share-rw=on"])
+    r = lab.qpivot.run("move", "--qmp", vm.qmp_path, "--disk",
+                       f"shared={lab.path('new.raw')}")
+    assert r.rc == 2 and "share-rw" in r.error, r
 
 
 @timeout(90)

@@ -68,6 +68,24 @@ Test(precopy, the_downtime_is_short_first_and_never_above_the_limit)
     }
 }
 
+Test(precopy, the_downtime_grows_while_no_pass_begins)
+{
+    struct precopy precopy = {.downtime_ms = 320};
+    struct precopy_sample look = {.now_ms = 5000, .passes = 1, .remaining = 9};
+    cr_assert_eq(precopy_downtime(&precopy, &look), 10);
+    look.now_ms += 60000;
+    cr_assert_eq(precopy_downtime(&precopy, &look), 10, "it is being sent");
+    look.remaining = 0;
+    look.now_ms += 999;
+    cr_assert_eq(precopy_downtime(&precopy, &look), 10);
+    for (unsigned ms = 20; ms <= 320; ms *= 2) {
+        look.now_ms += 1000;
+        cr_assert_eq(precopy_downtime(&precopy, &look), ms);
+    }
+    look.now_ms += 1000;
+    cr_assert_eq(precopy_downtime(&precopy, &look), 320);
+}
+
 Test(precopy, a_stream_that_gets_on_is_left_alone)
 {
     expect((struct precopy){0},
