@@ -8,7 +8,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/err.h"
 #include "base/str.h"
@@ -321,11 +320,8 @@ static bool can_read_source(struct act *act)
     json_t *layer;
     json_array_foreach(layers, i, layer) {
         const char *file = i == 0 ? name : text_of(layer, "file");
-        struct stat mine, its;
-        sees = sees && *file == '/' &&
-               str_eq(text_of(layer, "driver"), "file") &&
-               process_has_file(pid, file, &its) && stat(file, &mine) == 0 &&
-               mine.st_dev == its.st_dev && mine.st_ino == its.st_ino;
+        sees = sees && str_eq(text_of(layer, "driver"), "file") &&
+               process_has_our_file(pid, file);
     }
     const char *format = text_of(linked, "format");
     return sees && (str_eq(format, "raw") || str_eq(format, "qcow2"));

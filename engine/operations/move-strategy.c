@@ -12,7 +12,9 @@
 #include "operations/move-check.h"
 #include "qmp/qmp.h"
 #include "qpivot.h"
+#include "steps/overlay.h"
 #include "vm/names.h"
+#include "vm/open-file.h"
 #include "vm/vm.h"
 
 enum { NAMES_TOLD = 4 };
@@ -78,9 +80,14 @@ static void check_source(struct op *op, const struct plan_disk *disk)
         refuse(op, disk->disk, "it takes a disk of -blockdev, with a node-name",
                mirror);
     }
-    if (!str_eq(driver, "file") || !looked->source.exists) {
+    /* A name may be another file's by now: a mirror does not go by names. */
+    _cleanup_free_ char *path = overlay_file_of(disk->from);
+    if (!str_eq(driver, "file") || !looked->source.exists || path == NULL ||
+        !process_has_our_file(vm_process(op_vm(op)).pid, path)) {
         refuse(op, disk->disk,
-               "its source is no file that can be read from here", mirror);
+               "its source is no file that QEMU has open and that is found by"
+               " its name from here",
+               mirror);
     }
     if (looked->n_layers > 1) {
         refuse(op, disk->disk, "its source has a backing chain",
@@ -221,27 +228,48 @@ void move_decide_strategy(struct op *op, struct plan_disk *disk,
 
 /* --- telling --- */
 
-void move_parked(struct op *op, struct err **error)
+/* What every disk stood on whose overlay may hold the last of its data. */
+static char *overlays_left(struct op *op)
 {
     const struct plan *plan = op_plan(op);
+    char *text = NULL;
     for (unsigned i = 0; i < plan->n_disks; i++) {
         const struct plan_disk *disk = &plan->disks[i];
-        if (!plan_disk_copies_base(disk) || !op_pivoted(op) ||
-            vm_state(op_vm(op)) == VM_UP ||
+        if (!plan_disk_copies_base(disk) ||
             op_fact(op, "base-commit", (int)i, "committed") != NULL) {
             continue;
         }
-        *error = err_free(*error);
-        (void)err_set(error, -ESRCH, disk->disk,
-                      "QEMU is gone: what the guest has written last is in"
-                      " overlay %s of %s",
-                      disk->landing, disk->to);
-        err_hint(error,
-                 "start the VM anew on the overlay, or write it to %s by"
-                 " 'qemu-img commit -d %s'; nothing else is needed of %s",
-                 disk->to, disk->landing, op_id(op));
+        /* In doubt the guest may not have come to the target yet. */
+        _cleanup_free_ char * or
+            = op_pivoted(op)
+                  ? strdup("")
+                  : str_printf(", or %s of %s", disk->overlay, disk->from);
+        char *more =
+            str_printf("%s%s%s of %s%s (disk %s)", text != NULL ? text : "",
+                       text != NULL ? "; " : "", disk->landing, disk->to,
+                       or != NULL ? or : "", disk->disk);
+        free(text);
+        text = more;
+    }
+    return text;
+}
+
+void move_parked(struct op *op, struct err **error)
+{
+    bool over = op_pivoted(op) || op_pivoting(op);
+    _cleanup_free_ char *left =
+        over && op_lost_qemu(op) ? overlays_left(op) : NULL;
+    if (left == NULL) {
         return;
     }
+    *error = err_free(*error);
+    (void)err_set(error, -ESRCH, "QEMU",
+                  "has ended while the guest's last data was in overlays: %s",
+                  left);
+    err_hint(error,
+             "start the VM anew on the overlays; or, unless it was started from"
+             " an image below since, 'qemu-img commit OVERLAY' and then remove"
+             " it, each. If it was, keep both: they hold different data");
 }
 
 void move_add_base(const struct op *op, const struct plan_disk *disk,

@@ -189,15 +189,8 @@ void op_turn(struct op *op);
 /* Stops what is under way; the next turn goes back, or parks. */
 void op_break(struct op *op, const struct err *err);
 void op_cancel_acts(struct op *op);
-/*
- * Whether the pivot has been begun, by this engine or an earlier one, and its
- * probe has not denied it: until then there is no way back.
- */
-bool op_pivoting(const struct op *op);
 /* Whether the process that answers is the plan's own. */
 bool op_is_same_qemu(const struct op *op);
-/* Whether what is in this QEMU is of no use, or not ours. */
-bool op_lost_qemu(const struct op *op);
 void op_end(struct op *op, enum op_state state, enum qpivot_outcome outcome);
 /* It has ended: lets go of all, as soon as no storage work is under way. */
 void op_let_go(struct op *op);

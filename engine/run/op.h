@@ -114,6 +114,13 @@ enum op_state op_state(const struct op *op);
 const char *op_state_name(enum op_state state);
 const char *op_state_dir(const struct op *op); /* or NULL */
 bool op_pivoted(const struct op *op);
+/*
+ * Whether the pivot has been begun, by this engine or an earlier one, and its
+ * probe has not denied it: until then there is no way back.
+ */
+bool op_pivoting(const struct op *op);
+/* Whether what is in this QEMU is of no use, or not ours. */
+bool op_lost_qemu(const struct op *op);
 int op_abort(struct op *op);
 /* Back after the pivot, while the undo window is open: -EALREADY if not. */
 int op_return(struct op *op);

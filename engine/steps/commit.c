@@ -80,11 +80,12 @@ static enum found find(const struct act *act, const struct graph *graph,
         graph_find_node(graph, back ? disk->active : base_text.text);
     const struct graph_device *device = graph_find_device(graph, disk->device);
     const struct graph_node *root = device != NULL ? device->root : NULL;
+    /* QEMU leaves it standing there when it is committed. */
+    bool stands = top != NULL && base != NULL &&
+                  graph_reaches(graph, top, base) && !completed;
     if (root == NULL) {
-        /* Unplugged: only the job itself tells. */
-        return top == NULL || completed || !graph_reaches(graph, top, base)
-                   ? FOUND_NOTHING
-                   : FOUND_ON_TOP;
+        /* Unplugged: only the job itself tells, see commit_clear(). */
+        return stands ? FOUND_ON_TOP : FOUND_NOTHING;
     }
     if (top != NULL && graph_reaches(graph, root, top)) {
         return FOUND_ON_TOP;
@@ -92,10 +93,8 @@ static enum found find(const struct act *act, const struct graph *graph,
     if (base != NULL && graph_reaches(graph, root, base)) {
         return FOUND_BELOW;
     }
-    /* Another device of that name: what this one wrote is on top yet. */
-    bool holds = top != NULL && base != NULL && !completed &&
-                 graph_reaches(graph, top, base);
-    return back && !holds ? FOUND_NOTHING : FOUND_ELSEWHERE;
+    /* Or another device has that name: the overlay holds what this one wrote. */
+    return back && !stands ? FOUND_NOTHING : FOUND_ELSEWHERE;
 }
 
 /* --- the job --- */
@@ -153,16 +152,27 @@ static void dismissed_on_reply(struct act *act, const struct err *err,
     }
 }
 
-static void dismiss(struct act *act, const char *error)
+static void dismiss(struct act *act)
 {
     struct committing *committing = act_scratch(act, sizeof(*committing));
     struct name id = act_name(act, NAME_COMMIT);
-    committing->completed = error == NULL;
-    committing->completes = false;
-    (void)snprintf(committing->error, sizeof(committing->error), "%s",
-                   error != NULL ? error : "");
+    committing->completed = committing->completes = false;
     act_qmp(act, "job-dismiss", json_pack("{s:s}", "id", id.text),
             dismissed_on_reply);
+}
+
+/* It has ended; where it did what it was to, it stays as the proof of that. */
+static void conclude(struct act *act, const struct job *job)
+{
+    struct committing *committing = act_scratch(act, sizeof(*committing));
+    (void)snprintf(committing->error, sizeof(committing->error), "%s",
+                   job->error != NULL ? job->error : "");
+    if (job->error != NULL) {
+        dismiss(act);
+    } else {
+        committing->completed = true;
+        commit_look(act);
+    }
 }
 
 static void tell(struct act *act, const struct job *job)
@@ -201,7 +211,7 @@ static void commit_on_jobs(struct act *act, const struct job_list *jobs)
     if (job == NULL || job->status == JOB_NULL) {
         commit_look(act);
     } else if (job->status == JOB_CONCLUDED) {
-        dismiss(act, job->error);
+        conclude(act, job);
     } else if (job->status == JOB_READY && !committing->completes) {
         committing->completes = true;
         act_qmp(act, "job-complete", json_pack("{s:s}", "id", id.text),
@@ -222,7 +232,8 @@ static void commit_on_graph(struct act *act, const struct err *err,
         act_end(act, err);
         return;
     }
-    if (graph_find_job(graph, id.text) != NULL) {
+    bool job = graph_find_job(graph, id.text) != NULL;
+    if (job && !committing->completed) {
         act_wait_jobs(act, commit_on_jobs);
         return;
     }
@@ -230,6 +241,8 @@ static void commit_on_graph(struct act *act, const struct err *err,
     case FOUND_ON_TOP:
         if (committing->completed && committing->looks++ < LOOKS_MAX) {
             act_again(act, LOOK_AGAIN_MS, commit_look);
+        } else if (job) {
+            dismiss(act); /* somebody has cancelled it */
         } else {
             start(act);
         }
@@ -242,7 +255,8 @@ static void commit_on_graph(struct act *act, const struct err *err,
     case FOUND_ELSEWHERE:
         (void)err_set(&error, -ESTALE, disk->disk,
                       "is neither on its overlay nor on the image below it:"
-                      " somebody has changed its chain");
+                      " whether the overlay holds what the guest has written"
+                      " last is not known");
         act_end(act, error);
         return;
     }
@@ -274,4 +288,13 @@ void commit_run(struct act *act)
 void commit_back(struct act *act)
 {
     begin(act, true);
+}
+
+/*
+ * Not before the end is recorded: QEMU leaves the overlay on the image that it
+ * was committed to, and a second time would undo what was written there since.
+ */
+void commit_clear(struct act *act, step_fn *then)
+{
+    act_clear_job(act, NAME_COMMIT, then);
 }

@@ -13,3 +13,8 @@ step_fn commit_run;
 step_command_fn commit_command;
 /* the overlay into the source; a disk that is on no overlay is success */
 step_fn commit_back;
+/*
+ * Dismisses the job that did either, and then calls 'then': the end of the step
+ * is recorded by now, and the job was the proof of it.
+ */
+void commit_clear(struct act *act, step_fn *then);

@@ -11,6 +11,7 @@
 #include "steps/act-on.h"
 #include "steps/commit.h"
 #include "vm/graph.h"
+#include "vm/open-file.h"
 #include "vm/vm.h"
 
 enum { BUSY_MS = 45000, AGAIN_MS = 1000 };
@@ -28,7 +29,7 @@ static const char *uri_of(const struct plan_disk *disk, enum name_what what)
     return what == NAME_OVERLAY ? disk->overlay : disk->landing;
 }
 
-static char *file_of(const char *uri)
+char *overlay_file_of(const char *uri)
 {
     _cleanup_(volume_freep) struct volume *volume = NULL;
     return volume_parse(uri, &volume, NULL) == 0 &&
@@ -66,7 +67,7 @@ static void create_on_volume(struct act *act, const struct err *err,
 static void create(struct act *act)
 {
     struct name temp = act_name(act, what_of(act));
-    _cleanup_free_ char *like = file_of(act_disk(act)->from);
+    _cleanup_free_ char *like = overlay_file_of(act_disk(act)->from);
     struct volume_request request = {
         .act = VOLUME_CREATE, .temp = temp.text, .like = like};
     struct volume *volume = own_volume(act);
@@ -161,7 +162,7 @@ static json_t *format_command(const char *op, const struct plan_disk *disk,
 {
     struct name id = name_of(op, disk->index, NAME_CREATE);
     struct name name = name_of(op, disk->index, file);
-    _cleanup_free_ char *below = file_of(base);
+    _cleanup_free_ char *below = overlay_file_of(base);
     return json_pack("{s:s, s:{s:s, s:{s:s, s:s, s:I, s:s, s:s}}}", "execute",
                      "blockdev-create", "arguments", "job-id", id.text,
                      "options", "driver", "qcow2", "file", name.text, "size",
@@ -250,9 +251,14 @@ void overlay_node_add(struct act *act)
     add(act);
 }
 
-void overlay_node_del(struct act *act)
+static void delete_overlay(struct act *act)
 {
     act_delete_node(act, NAME_OVERLAY);
+}
+
+void overlay_node_del(struct act *act)
+{
+    commit_clear(act, delete_overlay);
 }
 
 void overlay_node_probe(struct act *act)
@@ -340,20 +346,22 @@ static void left_on_volume(struct act *act, const struct err *err,
 {
     const struct plan_disk *disk = act_disk(act);
     _cleanup_err_ struct err *error = err_copy(err);
-    _cleanup_free_ char *file = file_of(disk->overlay);
+    _cleanup_free_ char *file = overlay_file_of(disk->overlay);
     if (error == NULL && !result->info.exists) {
         act_end(act, NULL);
         return;
     }
     if (error == NULL) {
         (void)err_set(&error, -ESRCH, disk->disk,
-                      "QEMU has ended while the disk stood on overlay %s, which"
-                      " holds what the guest has written last",
-                      file != NULL ? file : disk->overlay);
+                      "QEMU has ended while the disk stood on overlay %s: what"
+                      " the guest has written last is in there, and not in %s",
+                      file != NULL ? file : disk->overlay, disk->from);
         err_hint(&error,
-                 "'qemu-img commit -d %s' writes it to %s; then remove the"
-                 " overlay: 'qpivot recover %s' does the rest",
-                 file != NULL ? file : disk->overlay, disk->from,
+                 "unless a VM was started from %s since, 'qemu-img commit %s'"
+                 " writes it there; then remove the overlay, and 'qpivot"
+                 " recover %s' does the rest. If one was, keep both: they hold"
+                 " different data",
+                 disk->from, file != NULL ? file : disk->overlay,
                  act_op_id(act));
     }
     act_give_up(act, error);
@@ -420,6 +428,15 @@ void overlay_copy(struct act *act)
     uint64_t *since_ms = act_scratch(act, sizeof(*since_ms));
     if (since_ms != NULL && *since_ms == 0) {
         *since_ms = act_now_ms(act);
+    }
+    _cleanup_free_ char *path = overlay_file_of(disk->from);
+    if (path == NULL ||
+        !process_has_our_file(vm_process(act_vm(act)).pid, path)) {
+        _cleanup_err_ struct err *err = NULL;
+        (void)err_set(&err, -ESTALE, disk->from,
+                      "is another file than the one that QEMU has open");
+        act_end(act, err);
+        return;
     }
     struct copy_options options = {
         .kind = COPY_COPY,
@@ -502,9 +519,14 @@ void landing_node_add(struct act *act)
     add(act);
 }
 
-void landing_node_del(struct act *act)
+static void delete_landing(struct act *act)
 {
     act_delete_node(act, NAME_LANDING);
+}
+
+void landing_node_del(struct act *act)
+{
+    commit_clear(act, delete_landing);
 }
 
 void landing_node_probe(struct act *act)

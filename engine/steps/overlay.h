@@ -10,6 +10,9 @@
 
 step_when_fn overlay_is_used;
 
+/* The path of a volume of strategy base, or NULL; the caller frees it. */
+char *overlay_file_of(const char *uri);
+
 /* the overlay: its file beside the source, its nodes, its header */
 step_fn overlay_create, overlay_remove;
 step_fn overlay_file_add, overlay_file_del, overlay_file_probe;

@@ -28,6 +28,14 @@ static bool has_open(uint64_t pid, const struct stat *wanted)
     return found;
 }
 
+bool process_has_our_file(uint64_t pid, const char *filename)
+{
+    struct stat mine, its;
+    return *filename == '/' && process_has_file(pid, filename, &its) &&
+           stat(filename, &mine) == 0 && mine.st_dev == its.st_dev &&
+           mine.st_ino == its.st_ino;
+}
+
 bool process_has_file(uint64_t pid, const char *filename, struct stat *ret)
 {
     const char *from = *filename == '/' ? "root" : "cwd/";

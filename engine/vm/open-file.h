@@ -12,3 +12,5 @@
  * process that is not seen from here, pid 0.
  */
 bool process_has_file(uint64_t pid, const char *filename, struct stat *ret);
+/* And whether this process finds the same file by that absolute name. */
+bool process_has_our_file(uint64_t pid, const char *filename);

@@ -103,6 +103,7 @@ void __wrap_copy_cancel(struct copy *copy);
 int __real_uv_cancel(uv_req_t *req);
 int __wrap_uv_cancel(uv_req_t *req);
 pid_t __wrap_qmp_peer_pid(const struct qmp *qmp);
+bool __wrap_process_has_our_file(uint64_t pid, const char *filename);
 int __real_conn_send(struct qmp *qmp, const char *bytes, size_t n);
 int __wrap_conn_send(struct qmp *qmp, const char *bytes, size_t n);
 int __real_qmp_open(const struct qmp_options *options,
@@ -190,6 +191,12 @@ int __wrap_qmp_open(const struct qmp_options *options,
 {
     child.told_world = true;
     return __real_qmp_open(options, owner, cb, data, ret, errp);
+}
+
+/* Of a fake QEMU, what the store has. */
+bool __wrap_process_has_our_file(uint64_t pid, const char *filename)
+{
+    return pid != 0 && str_starts(filename, "/fake/");
 }
 
 /* Each QEMU has a process of its own, as far as the engine can see. */
