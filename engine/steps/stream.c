@@ -575,7 +575,8 @@ bool stream_goes_over(const struct act *act)
 
 bool stream_must_thaw(const struct act *act)
 {
-    return stream_goes_over(act) && stream_guest_ran(act);
+    return (stream_goes_over(act) || was_decided(act, "suspend")) &&
+           stream_guest_ran(act);
 }
 
 /* --- stop the guest for the stream's sake --- */
@@ -591,10 +592,12 @@ static bool is_suspended(const struct act *act)
     return was_decided(act, "suspend") && stream_guest_ran(act);
 }
 
+/* The guard lets it go on from here, too: QEMU does not by itself. */
 void suspend_stop(struct act *act)
 {
-    if (!is_suspended(act)) {
-        act_end(act, NULL);
+    _cleanup_err_ struct err *err = NULL;
+    if (!is_suspended(act) || stream_guard(act, &err) < 0) {
+        act_end(act, err);
         return;
     }
     act_warn(act, "the guest is paused until the destination runs it");

@@ -40,7 +40,7 @@ step_when_fn source_is_quit, source_is_left;
 bool stream_guest_ran(const struct act *act);
 /* Whether it was decided that it goes over before its memory. */
 bool stream_goes_over(const struct act *act);
-/* ... so that it does not run by itself again when that is cancelled. */
+/* ... or was stopped for it, so that it does not go on when that ends. */
 bool stream_must_thaw(const struct act *act);
 /* A status of query-migrate: the source has let the guest go over. */
 bool stream_is_postcopy(const char *status);

@@ -109,6 +109,21 @@ def test_what_the_stream_comes_to_is_told(lab):
 
 
 @timeout(90)
+def test_a_suspended_guest_goes_on_when_the_engine_dies(lab):
+    """Without anybody's help: QEMU itself leaves it as it is."""
+    pair = Pair(lab, ["raw"], pace=LESS)
+    before = pair.src.state()
+    e = pair.start("--bandwidth", "8M", "--downtime-limit", "1", "--timeout", "1s",
+                   "--on-timeout", "suspend", "--freeze-limit", "60s")
+    wait_for("the guest to stand", lambda: pair.src.status() == "paused", 60)
+    e.kill()
+    wait_for("the guest to go on", lambda: pair.src.status() == "running", 60)
+    r = lab.qpivot.run("recover", "--json")
+    assert r.rc in (0, 1), r
+    assert_stayed(pair, before)
+
+
+@timeout(90)
 def test_the_downtime_is_short_if_that_does(lab):
     """QEMU reckons with more of it only after passes that it was too short for,
     and never with more than the limit."""
