@@ -590,8 +590,11 @@ def test_killed_in_the_stream_the_source_thaws_by_itself(lab):
     e = pair.start(*SLOW)
     e.wait_event("progress", lambda x: x.get("disk") == "memory", 60)
     e.kill()
-    wait_for("the stream to be cancelled",
-             lambda: pair.src.qmp.cmd("query-migrate")["status"] == "cancelled", 15)
+    try:
+        wait_for("the stream to be cancelled",
+                 lambda: pair.src.qmp.cmd("query-migrate")["status"] == "cancelled", 15)
+    finally:
+        print(pair.src.qmp.cmd("query-migrate"))
     assert pair.runs_at() == ["source"]
     pair.vm.wait_writes(20)
     assert lab.qpivot.run("recover", "--json").rc == 0
