@@ -12,6 +12,7 @@
 
 #include "backend.h"
 #include "base/cleanup.h"
+#include "base/str.h"
 
 enum { LAST_BLOCK = 4096 }; /* a multiple of every device's own */
 
@@ -91,4 +92,18 @@ static bool look_mounts(dev_t device, struct volume_info *info)
     }
     (void)fclose(mounts);
     return found;
+}
+
+uint64_t device_number_in(const char *path)
+{
+    uint64_t number = 0;
+    char text[32] = "";
+    _cleanup_close_ int fd =
+        path != NULL ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+    if (n <= 0) {
+        return 0;
+    }
+    text[strcspn(text, "\n")] = '\0';
+    return str_to_u64(text, INT64_MAX / 512, &number) == 0 ? number : 0;
 }

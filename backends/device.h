@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the kernel tells of a block device that is open to us. */
+/* What the kernel tells of a block device. */
 #pragma once
 
 #include <stdint.h>
@@ -19,3 +19,6 @@ void device_look_users(const char *path, dev_t device,
  * has a begin. 'fd' is open with O_DIRECT; 0, 1 or -ENOMEM.
  */
 int device_is_torn(int fd, uint64_t size);
+
+/* What a file of sysfs tells; 0 where it is not told, or 'path' is NULL. */
+uint64_t device_number_in(const char *path);

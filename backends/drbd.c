@@ -494,26 +494,11 @@ static char *find_link(const struct drbd_volume *self, unsigned minor)
     return NULL;
 }
 
-/* 0 where it is not told. */
-static uint64_t number_in(const char *path)
-{
-    uint64_t number = 0;
-    char text[32] = "";
-    _cleanup_close_ int fd =
-        path != NULL ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
-    if (n <= 0) {
-        return 0;
-    }
-    text[strcspn(text, "\n")] = '\0';
-    return str_to_u64(text, INT64_MAX / 512, &number) == 0 ? number : 0;
-}
-
 static uint64_t sysfs_number(unsigned minor, const char *what)
 {
     _cleanup_free_ char *path =
         str_printf("%s/block/drbd%u/%s", places->sys, minor, what);
-    return number_in(path);
+    return device_number_in(path);
 }
 
 /*
@@ -536,7 +521,7 @@ static bool backing_fills(const struct drbd_volume *self)
         str_printf("%s/write_zeroes_max_bytes", queue);
     _cleanup_free_ char *discards = str_printf("%s/discard_max_bytes", queue);
     return zeroes != NULL && access(zeroes, R_OK) == 0 &&
-           number_in(zeroes) == 0 && number_in(discards) > 0;
+           device_number_in(zeroes) == 0 && device_number_in(discards) > 0;
 }
 
 const struct backend_ops backend_drbd = {

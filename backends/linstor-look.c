@@ -190,24 +190,14 @@ static bool device_of(const char *path, dev_t *ret)
     return found;
 }
 
-/* 0 where it is not told. */
 static uint64_t sysfs_number(dev_t device, const char *what)
 {
-    uint64_t number = 0;
-    char text[32] = "";
     _cleanup_free_ char *path = str_printf("%s/dev/block/%u:%u/%s", places->sys,
                                            major(device), minor(device), what);
-    _cleanup_close_ int fd =
-        path != NULL ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
-    if (n <= 0) {
-        return 0;
-    }
-    text[strcspn(text, "\n")] = '\0';
-    return str_to_u64(text, INT64_MAX / 512, &number) == 0 ? number : 0;
+    return device_number_in(path);
 }
 
-static char *link_of(const struct linstor_volume *self)
+char *linstor_link_of(const struct linstor_volume *self)
 {
     return str_printf("%s/drbd/by-res/%s/0", places->dev, self->resource);
 }
@@ -219,7 +209,7 @@ static char *link_of(const struct linstor_volume *self)
 bool linstor_is_ready(const struct linstor_volume *self,
                       const struct linstor_replica *replica, char ret[128])
 {
-    _cleanup_free_ char *link = link_of(self);
+    _cleanup_free_ char *link = linstor_link_of(self);
     dev_t wanted = 0, found = 0;
     *ret = '\0';
     if (!replica->drbd) {
@@ -278,7 +268,7 @@ static int tell_device(struct linstor_volume *self,
         return err_set(errp, -ENODATA, self->volume.name, "cannot be used: %s",
                        lacks);
     }
-    char *path = link_of(self);
+    char *path = linstor_link_of(self);
     if (path == NULL) {
         return -ENOMEM;
     }
@@ -338,6 +328,18 @@ static int check_group(const struct linstor_volume *self,
                          "is of resource group '%s'", definition->group);
 }
 
+int linstor_begin(struct linstor_session *session,
+                  const struct linstor_volume *self, unsigned limit_ms,
+                  char node[64], struct linstor_definition *ret,
+                  struct err **errp)
+{
+    int r = linstor_session_open(session, self, limit_ms, errp);
+    if (r == 0) {
+        r = linstor_find_node(session, node, errp);
+    }
+    return r < 0 ? r : linstor_look_definition(session, ret, errp);
+}
+
 int linstor_probe(struct volume *volume, struct volume_info *ret,
                   struct err **errp)
 {
@@ -348,13 +350,7 @@ int linstor_probe(struct volume *volume, struct volume_info *ret,
     _cleanup_view_ struct linstor_view view = {0};
     char node[64] = "";
     volume_info_init(ret);
-    int r = linstor_session_open(&session, self, LOOKING_MS, errp);
-    if (r == 0) {
-        r = linstor_find_node(&session, node, errp);
-    }
-    if (r == 0) {
-        r = linstor_look_definition(&session, &definition, errp);
-    }
+    int r = linstor_begin(&session, self, LOOKING_MS, node, &definition, errp);
     if (r < 0) {
         return r;
     }
@@ -394,13 +390,7 @@ int linstor_answer(struct volume *volume, struct volume_info *ret,
     _cleanup_view_ struct linstor_view view = {0};
     char node[64] = "";
     volume_info_init(ret);
-    int r = linstor_session_open(&session, self, LOOKING_MS, errp);
-    if (r == 0) {
-        r = linstor_find_node(&session, node, errp);
-    }
-    if (r == 0) {
-        r = linstor_look_definition(&session, &definition, errp);
-    }
+    int r = linstor_begin(&session, self, LOOKING_MS, node, &definition, errp);
     if (r < 0 || !definition.there) {
         return r;
     }
@@ -429,7 +419,7 @@ int linstor_answer(struct volume *volume, struct volume_info *ret,
 static void look_last(const struct linstor_volume *self,
                       struct volume_info *ret)
 {
-    _cleanup_free_ char *path = link_of(self);
+    _cleanup_free_ char *path = linstor_link_of(self);
     _cleanup_close_ int fd =
         path != NULL ? open(path, O_RDONLY | O_DIRECT | O_CLOEXEC) : -1;
     ret->torn = fd >= 0 && device_is_torn(fd, ret->size) > 0;

@@ -662,13 +662,7 @@ int linstor_attach(struct volume *volume, const struct volume_planned *planned,
     bool lost = false;
     volume_info_init(ret);
     ret->untouched = !planned->again;
-    int r = linstor_session_open(&session, self, CREATE_MS, errp);
-    if (r == 0) {
-        r = linstor_find_node(&session, making.node, errp);
-    }
-    if (r == 0) {
-        r = linstor_look_definition(&session, &there, errp);
-    }
+    int r = linstor_begin(&session, self, CREATE_MS, making.node, &there, errp);
     if (r == 0) {
         r = linstor_look_view(&session, &view, errp);
     }
@@ -749,13 +743,7 @@ int linstor_detach(struct volume *volume, const struct volume_planned *planned,
     if (!str_eq(planned->state, linstor_state_away)) {
         return 0;
     }
-    int r = linstor_session_open(&session, self, REMOVE_MS, errp);
-    if (r == 0) {
-        r = linstor_find_node(&session, node, errp);
-    }
-    if (r == 0) {
-        r = linstor_look_definition(&session, &there, errp);
-    }
+    int r = linstor_begin(&session, self, REMOVE_MS, node, &there, errp);
     if (r < 0 || !there.there || there.deleting ||
         (planned->identity != NULL && *planned->identity != '\0' &&
          !str_eq(planned->identity, there.identity))) {

@@ -170,6 +170,13 @@ int linstor_look_definition(struct linstor_session *session,
                             struct linstor_definition *ret, struct err **errp);
 int linstor_look_view(struct linstor_session *session, struct linstor_view *ret,
                       struct err **errp);
+/* What every act begins with: the session, our node's name, what is there. */
+int linstor_begin(struct linstor_session *session,
+                  const struct linstor_volume *self, unsigned limit_ms,
+                  char node[64], struct linstor_definition *ret,
+                  struct err **errp);
+/* What udev calls its device; NULL without memory. */
+char *linstor_link_of(const struct linstor_volume *self);
 /* What volume_info tells of a resource that is there. */
 int linstor_tell(struct linstor_volume *self,
                  const struct linstor_definition *definition,

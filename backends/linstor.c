@@ -221,10 +221,7 @@ static int linstor_parse(const char *text, struct volume **ret,
 static char *linstor_legacy_name(const struct volume *volume)
 {
     const struct linstor_volume *self = linstor_of(volume);
-    return self->path != NULL
-               ? strdup(self->path)
-               : str_printf("%s/drbd/by-res/%s/0", linstor_places()->dev,
-                            self->resource);
+    return self->path != NULL ? strdup(self->path) : linstor_link_of(self);
 }
 
 /*
