@@ -335,22 +335,32 @@ static void compare_on_progress(struct act *act, uint64_t bytes, uint64_t total)
                        "remaining", (json_int_t)(total - bytes)));
 }
 
-static void compare_on_end(struct act *act, const struct err *err,
-                           const struct check_result *result)
+/* Whether it is proved; where it is not, the act has ended. */
+static bool is_proved(struct act *act, const char *key, const struct err *err,
+                      const struct check_result *result, const char *unknown,
+                      const char *different)
 {
     if (err != NULL && err->code == -ECANCELED) {
         act_end(act, err);
-    } else if (err != NULL) {
-        _cleanup_free_ char *text = err_text(err);
-        _cleanup_free_ char *why =
-            str_printf("its base cannot be compared: %s",
-                       text != NULL ? text : "out of memory");
-        refute(act, "equal", why != NULL ? why : "out of memory");
-    } else if (result->differing > 0) {
-        _cleanup_free_ char *why = str_printf(
-            "the base at the destination differs (bytes: %s)", result->where);
-        refute(act, "equal", why != NULL ? why : "its base differs");
-    } else {
+        return false;
+    }
+    if (err == NULL && result->differing == 0) {
+        return true;
+    }
+    _cleanup_free_ char *text = err != NULL ? err_text(err) : NULL;
+    _cleanup_free_ char *why =
+        err != NULL ? str_printf("%s: %s", unknown,
+                                 text != NULL ? text : "out of memory")
+                    : str_printf("%s (bytes: %s)", different, result->where);
+    refute(act, key, why != NULL ? why : "out of memory");
+    return false;
+}
+
+static void compare_on_end(struct act *act, const struct err *err,
+                           const struct check_result *result)
+{
+    if (is_proved(act, "equal", err, result, "its base cannot be compared",
+                  "the base at the destination differs")) {
         act_set_facts(act, json_pack("{s:b, s:s}", "equal", 1, "reason",
                                      "its base has the same content there"));
         act_end(act, NULL);
@@ -412,19 +422,9 @@ void base_compare(struct act *act)
 static void empty_on_end(struct act *act, const struct err *err,
                          const struct check_result *result)
 {
-    if (err != NULL && err->code == -ECANCELED) {
-        act_end(act, err);
-    } else if (err != NULL) {
-        _cleanup_free_ char *text = err_text(err);
-        _cleanup_free_ char *why =
-            str_printf("the destination's image is not proved to be empty: %s",
-                       text != NULL ? text : "out of memory");
-        refute(act, "empty", why != NULL ? why : "out of memory");
-    } else if (result->differing > 0) {
-        _cleanup_free_ char *why = str_printf(
-            "the destination's image is not empty (bytes: %s)", result->where);
-        refute(act, "empty", why != NULL ? why : "it is not empty");
-    } else {
+    if (is_proved(act, "empty", err, result,
+                  "the destination's image is not proved to be empty",
+                  "the destination's image is not empty")) {
         act_set_facts(act, json_pack("{s:b}", "empty", 1));
         act_end(act, NULL);
     }

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "run/op.h"
+#include "vm/graph.h"
 
 bool shareable_is_suspected(const struct plan *plan,
                             const struct plan_disk *disk)
@@ -38,9 +39,7 @@ static void look_on_reply(struct act *act, const struct err *err,
 
 void shareable_look(struct act *act)
 {
-    const char *device = act_disk(act)->device;
-    _cleanup_free_ char *path = str_printf(
-        "%s%s", device[0] == '/' ? "" : "/machine/peripheral/", device);
+    _cleanup_free_ char *path = graph_device_path(act_disk(act)->device);
     act_qmp(act, "qom-get",
             json_pack("{s:s*, s:s}", "path", path, "property", "share-rw"),
             look_on_reply);

@@ -57,8 +57,8 @@ static struct volume *own_volume(struct act *act)
     return act_own_volume(act, volume);
 }
 
-static void create_on_volume(struct act *act, const struct err *err,
-                             struct volume_result *result)
+static void end_on_volume(struct act *act, const struct err *err,
+                          struct volume_result *result)
 {
     (void)result;
     act_end(act, err);
@@ -72,15 +72,8 @@ static void create(struct act *act)
         .act = VOLUME_CREATE, .temp = temp.text, .like = like};
     struct volume *volume = own_volume(act);
     if (volume != NULL) {
-        act_storage(act, volume, &request, create_on_volume);
+        act_storage(act, volume, &request, end_on_volume);
     }
-}
-
-static void remove_on_volume(struct act *act, const struct err *err,
-                             struct volume_result *result)
-{
-    (void)result;
-    act_end(act, err);
 }
 
 static void remove_now(struct act *act)
@@ -89,7 +82,7 @@ static void remove_now(struct act *act)
     struct volume_request request = {.act = VOLUME_REMOVE, .temp = temp.text};
     struct volume *volume = own_volume(act);
     if (volume != NULL) {
-        act_storage(act, volume, &request, remove_on_volume);
+        act_storage(act, volume, &request, end_on_volume);
     }
 }
 

@@ -360,16 +360,16 @@ static struct precopy_sample follow_sample(const struct act *act,
 }
 
 /* The guest runs yet: is it time to end that for the stream? */
-static enum precopy_verdict follow_judge(struct act *act, const json_t *info)
+static enum precopy_verdict follow_judge(struct act *act,
+                                         const struct precopy_sample *sample)
 {
     struct following *f = act_scratch(act, sizeof(*f));
-    struct precopy_sample sample = follow_sample(act, info);
     char reason[PRECOPY_REASON_MAX];
     /* Not before it is known whether there is a guest to start again. */
     if (f->gate || !f->known) {
         return PRECOPY_KEEP;
     }
-    enum precopy_verdict verdict = precopy_sample(&f->precopy, &sample, reason);
+    enum precopy_verdict verdict = precopy_sample(&f->precopy, sample, reason);
     if (verdict != PRECOPY_KEEP) {
         act_warn(act, "%s", reason);
     }
@@ -420,11 +420,10 @@ static void follow_on_longer(struct act *act, const struct err *err,
 }
 
 /* The memory changes too fast for the downtime that QEMU reckons with. */
-static void follow_active(struct act *act, const json_t *info)
+static void follow_active(struct act *act, const struct precopy_sample *sample)
 {
     struct following *f = act_scratch(act, sizeof(*f));
-    struct precopy_sample sample = follow_sample(act, info);
-    unsigned ms = precopy_downtime(&f->precopy, &sample);
+    unsigned ms = precopy_downtime(&f->precopy, sample);
     if (ms <= f->downtime_ms) {
         follow_next(act);
         return;
@@ -475,14 +474,15 @@ static void follow_on_info(struct act *act, const struct err *err,
     } else if (follow_stalls(act, result, &error)) {
         act_end(act, error);
     } else {
-        enum precopy_verdict verdict = follow_judge(act, result);
+        struct precopy_sample sample = follow_sample(act, result);
+        enum precopy_verdict verdict = follow_judge(act, &sample);
         if (verdict == PRECOPY_SUSPEND || verdict == PRECOPY_POSTCOPY) {
             follow_leave(act, verdict);
             return;
         }
         stream_tell(act, result, "stream", &f->told_ms);
         if (str_eq(status, "active")) {
-            follow_active(act, result);
+            follow_active(act, &sample);
         } else {
             act_again_on_event(act, FOLLOW_MS, follow_look);
         }

@@ -449,10 +449,7 @@ json_t *target_attach_command(const char *op, const struct plan *plan,
 {
     (void)op;
     (void)plan;
-    _cleanup_free_ char *path =
-        disk->device[0] == '/'
-            ? strdup(disk->device)
-            : str_printf("/machine/peripheral/%s", disk->device);
+    _cleanup_free_ char *path = graph_device_path(disk->device);
     return json_pack("{s:s, s:{s:s, s:s, s:s}}", "execute", "qom-set",
                      "arguments", "path", path != NULL ? path : "", "property",
                      "drive", "value", disk->dst_node);

@@ -337,6 +337,12 @@ static int read_inserted(struct graph *graph, const json_t *inserted,
     return 0;
 }
 
+char *graph_device_path(const char *key)
+{
+    return key[0] == '/' ? strdup(key)
+                         : str_printf("/machine/peripheral/%s", key);
+}
+
 /*
  * "sd1", or "/machine/peripheral/<id>/..." where the backend belongs to a
  * child of the device (virtio). NULL for what has no id of its own.

@@ -159,6 +159,8 @@ const struct graph_export *graph_exports(const struct graph *graph,
 /* NULL if there is none. */
 const struct graph_node *graph_find_node(const struct graph *graph,
                                          const char *name);
+/* Its path in QEMU's object tree, by its key; NULL without memory. */
+char *graph_device_path(const char *key);
 /* By key; NULL if there is none. */
 const struct graph_device *graph_find_device(const struct graph *graph,
                                              const char *key);
